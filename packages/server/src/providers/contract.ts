@@ -1,0 +1,141 @@
+/**
+ * What a connector is: a translator between the centre's words and one provider protocol. It does no I/O, keeps no
+ * state and says plainly what the protocol cannot do; `send.ts` does the talking.
+ */
+import type { ExtraService, Offer } from '../core/requests.js';
+
+export interface HttpRequest {
+  readonly method: 'GET' | 'POST';
+  /** Path and query below the provider's base URL. */
+  readonly path: string;
+  readonly headers: Readonly<Record<string, string>>;
+  readonly body: string | null;
+}
+
+export interface HttpResponse {
+  readonly status: number;
+  readonly headers: Readonly<Record<string, string | string[] | undefined>>;
+  readonly body: string;
+}
+
+/** A question about an account; nothing is paid. */
+export interface Inquiry {
+  readonly externalId: string;
+  readonly serviceCode: string;
+  readonly account: string;
+  readonly amountMinor: bigint | null;
+  readonly currency: string;
+  readonly extras: Readonly<Record<string, string>>;
+}
+
+/** A payment to be made once. `externalId` is the same on every attempt and on every status inquiry. */
+export interface Order {
+  readonly externalId: string;
+  readonly serviceCode: string;
+  readonly account: string;
+  /** In the provider's currency, already converted. */
+  readonly amountMinor: bigint;
+  readonly currency: string;
+  readonly extras: Readonly<Record<string, string>>;
+  readonly extraServices: readonly ExtraService[] | null;
+  /** The centre's transactionId and the moment of acceptance (ISO, UTC). */
+  readonly transactionId: bigint;
+  readonly acceptedAt: string;
+}
+
+export interface Refused {
+  readonly kind: 'refused';
+  /** A final code of the agent protocol: 4, 5, 7, 241, 242 or 300. */
+  readonly code: number;
+  /** The provider's own words or code, for the operators; never shown raw to agents. */
+  readonly detail: string;
+}
+
+/** The provider gave no answer that proves anything: time-out, cut, 5xx, garbage. */
+export interface Unknown {
+  readonly kind: 'unknown';
+  readonly detail: string;
+}
+
+/** The request provably never reached the provider (connection refused, no free connection in time). */
+export interface NotSent {
+  readonly kind: 'not_sent';
+  readonly detail: string;
+}
+
+export interface Executed {
+  readonly kind: 'executed';
+  readonly reference: string | null;
+  readonly displays?: Readonly<Record<string, string>>;
+}
+
+/** The provider took the payment and will tell its end by status. */
+export interface Pending {
+  readonly kind: 'pending';
+  readonly reference: string | null;
+}
+
+export interface NotFound {
+  readonly kind: 'not_found';
+}
+
+export type CheckOutcome = ({ readonly kind: 'ok' } & Offer) | Refused | Unknown;
+export type PayOutcome = Executed | Pending | Refused | Unknown;
+export type StatusOutcome = Executed | Pending | Refused | NotFound | Unknown;
+
+/** What the protocol offers; the one rule of re-sending follows from it. */
+export interface Offers {
+  /** The provider executes one external id at most once, so a repeat is safe. */
+  readonly deduplicates: boolean;
+  readonly status: boolean;
+  /** How long after the last attempt a "not found" proves non-execution; null: never. */
+  readonly notFoundTrustedAfterMs: number | null;
+}
+
+export interface Connector {
+  readonly name: string;
+  readonly offers: Offers;
+  buildCheck(inquiry: Inquiry): HttpRequest;
+  parseCheck(response: HttpResponse): CheckOutcome;
+  buildPay(order: Order): HttpRequest;
+  parsePay(response: HttpResponse): PayOutcome;
+  /** Only called where `offers.status` is true. */
+  buildStatus(order: Pick<Order, 'externalId' | 'serviceCode'>): HttpRequest;
+  parseStatus(response: HttpResponse): StatusOutcome;
+}
+
+/** One connector made for one provider; throws a plain sentence when a setting is missing or wrong. */
+export type ConnectorFactory = (settings: Readonly<Record<string, unknown>>) => Connector;
+
+/** A line of the payment's history about one call. */
+export interface CallRecord {
+  readonly call: 'check' | 'pay' | 'status';
+  readonly startedAt: string;
+  readonly durationMs: number;
+  readonly httpStatus: number | null;
+  readonly outcome: string;
+  readonly detail: string | null;
+}
+
+/** The only way out of the centre. Bounded: so many at once, so many waiting, so long for each phase. */
+export interface Sender {
+  check(providerId: string, inquiry: Inquiry): Promise<{ outcome: CheckOutcome | NotSent; record: CallRecord }>;
+  /**
+   * Sends once. `sendBefore` is a moment of the process's monotonic clock (`performance.now()`): if the request has not
+   * left by then, it never will, and the outcome is `not_sent`.
+   */
+  pay(
+    providerId: string,
+    order: Order,
+    sendBefore: number,
+  ): Promise<{ outcome: PayOutcome | NotSent; record: CallRecord }>;
+  status(
+    providerId: string,
+    order: Pick<Order, 'externalId' | 'serviceCode'>,
+  ): Promise<{ outcome: StatusOutcome | NotSent; record: CallRecord }>;
+  offers(providerId: string): Offers;
+  /** The longest a call of this provider can take from the moment it leaves the queue. */
+  callMsMax(providerId: string): number;
+  /** Waits for calls under way, at most `ms`. */
+  close(ms: number): Promise<void>;
+}
