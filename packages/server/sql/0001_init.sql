@@ -293,7 +293,7 @@ create index quotes_created on quotes using brin (created_at);
 -- what: funds, review, terms; send (may be sent: nothing was ever sent, or non-execution is proven); inquire (ask first).
 -- next_at doubles as the lease of whoever works on the row, and tries as its fence: every claim raises it, and what a
 -- slower holder has to say is then no longer acted on. attempt_until is the last moment at which a request sent earlier
--- could still be on its way: a provider's "not found" proves nothing before it.
+-- could still be on its way: a provider's "not found" proves nothing before it; infinity once the provider took it.
 create table waiting (
   payment_id bigint not null,
   shard smallint not null,
@@ -308,7 +308,7 @@ create table waiting (
   primary key (payment_id, shard)
 );
 create index waiting_due on waiting (what, next_at);
-create index waiting_agent on waiting (agent_id, what, payment_id);
+create index waiting_agent on waiting (agent_id, what, since);
 
 -- One row per accepted batch: these payments are being sent by one process until then. Deleted with the last outcome.
 create table leases (
@@ -416,7 +416,7 @@ create function settle_payments(
   p_shard smallint,
   p_id bigint[], p_agent_id bigint[], p_from_mask integer[], p_held boolean[], p_fence integer[], p_state smallint[],
   p_code smallint[], p_reason text[], p_reference text[], p_shown text[], p_what text[], p_next_ms integer[],
-  p_event_kind text[], p_event text[], p_leases bigint[]
+  p_acknowledged boolean[], p_event_kind text[], p_event text[], p_leases bigint[]
 ) returns table (
   n bigint, moved boolean, id bigint, state smallint, code smallint, fingerprint uuid, reason text,
   accepted_at timestamptz, final_at timestamptz, shown json
@@ -432,9 +432,10 @@ begin
   with input as materialized (
     select * from unnest(
       p_id, p_agent_id, p_from_mask, p_held, p_fence, p_state, p_code, p_reason, p_reference, p_shown, p_what, p_next_ms,
-      p_event_kind, p_event
+      p_acknowledged, p_event_kind, p_event
     ) with ordinality as t (
-      id, agent_id, from_mask, held, fence, state, code, reason, reference, shown, what, next_ms, event_kind, event, n
+      id, agent_id, from_mask, held, fence, state, code, reason, reference, shown, what, next_ms, acknowledged,
+      event_kind, event, n
     )
   ), moved as materialized (
     update payments p set
@@ -448,7 +449,7 @@ begin
     where p.id = i.id and p.shard = p_shard and ((1 << p.state) & i.from_mask) <> 0
       and (i.state = 6 or i.fence is null or i.fence = coalesce(
         (select w.tries from waiting w where w.payment_id = i.id and w.shard = p_shard), 0))
-    returning i.n, i.held, i.what, i.next_ms, p.id, p.agent_id, p.state, p.code, p.provider_id, p.amount_to_minor,
+    returning i.n, i.held, i.what, i.next_ms, i.acknowledged, p.id, p.agent_id, p.state, p.code, p.provider_id, p.amount_to_minor,
       p.fee_minor, p.reward_minor, p.currency, p.fingerprint, p.reason, p.accepted_at, p.final_at, p.shown
   ), legs as (
     insert into transfers (operation_id, shard, leg, kind, debit_account, credit_account, amount_minor, currency)
@@ -473,8 +474,9 @@ begin
   ), unqueued as (
     delete from waiting w using moved m where w.payment_id = m.id and w.shard = p_shard and m.state in (6, 7, 8)
   ), queued as (
-    insert into waiting (payment_id, shard, agent_id, what, next_at)
-    select m.id, p_shard, m.agent_id, m.what, now() + m.next_ms * interval '1 ms'
+    insert into waiting (payment_id, shard, agent_id, what, next_at, attempt_until)
+    select m.id, p_shard, m.agent_id, m.what, now() + m.next_ms * interval '1 ms',
+      case when m.acknowledged then 'infinity' else now() end
     from moved m where m.state = 5
     on conflict (payment_id, shard) do update set
       what = excluded.what, next_at = excluded.next_at, attempt_until = excluded.attempt_until
@@ -635,19 +637,20 @@ returns table (
   )
   select t.what, t.tries, p.id, p.shard, p.agent_id, p.agent_transaction_id, p.state, p.service_id, p.provider_id,
     p.account, p.amount_to_minor, p.currency, p.details, p.shown, p.accepted_at,
-    (extract(epoch from now() - t.attempt_until) * 1000)::bigint
+    (extract(epoch from now() - least(t.attempt_until, now() + interval '1 year')) * 1000)::bigint
   from taken t join payments p on p.id = t.payment_id and p.shard = t.shard;
 $$;
 
--- What a claim found does not end the payment: when to look again and whether it may be sent then. False: the claim is no
--- longer the newest, nothing was changed.
+-- What a claim found does not end the payment: when to look again and whether it may be sent then. p_attempt: 'over' (the
+-- claim's own request has ended), 'acknowledged' (the provider took it) or 'kept'. False: the claim is no longer the
+-- newest, nothing was changed.
 create function postpone_waiting(
-  p_shard smallint, p_id bigint, p_fence integer, p_what text, p_next_ms integer, p_attempt_over boolean,
+  p_shard smallint, p_id bigint, p_fence integer, p_what text, p_next_ms integer, p_attempt text,
   p_event_kind text, p_event text
 ) returns boolean language sql as $$
   with put as (
     update waiting w set what = p_what, next_at = now() + p_next_ms * interval '1 ms',
-      attempt_until = case when p_attempt_over then now() else w.attempt_until end
+      attempt_until = case p_attempt when 'over' then now() when 'acknowledged' then 'infinity' else w.attempt_until end
     where w.payment_id = p_id and w.shard = p_shard and w.tries = p_fence and w.what = 'inquire'
     returning w.payment_id
   ), moved as (

@@ -43,7 +43,9 @@ export interface UseCases {
   check(agentId: bigint, request: import('./requests.js').CheckRequest): Promise<CheckAnswer>;
   pay(agentId: bigint, request: import('./requests.js').PayRequest): Promise<PayAnswer>;
   balance(agentId: bigint): Promise<BalanceAnswer>;
-  operatorByPhone(phoneNumber: string): Promise<{ code: number; reason: string | null; serviceId: string | null }>;
+  operatorByPhone(
+    phoneNumber: string,
+  ): Promise<{ code: number; reason: string | null; serviceId: string | null }>;
 }
 
 /** Thrown when the centre cannot take the request now: HTTP 503 with result 1 and Retry-After. */

@@ -11,7 +11,14 @@ export interface CodeFacts {
   readonly text: Readonly<Record<Language, string>>;
 }
 
-const code = (value: number, name: string, final: boolean, ru: string, kk: string, en: string): CodeFacts => ({
+const code = (
+  value: number,
+  name: string,
+  final: boolean,
+  ru: string,
+  kk: string,
+  en: string,
+): CodeFacts => ({
   code: value,
   name,
   final,
@@ -108,14 +115,7 @@ export const codes: readonly CodeFacts[] = [
     'Теңгерімде қаражат жеткіліксіз: теңгерімді толықтырыңыз, төлем өзі жалғасады',
     'Not enough funds: top up the balance, the payment goes on by itself',
   ),
-  code(
-    241,
-    'amount_below',
-    true,
-    'Сумма слишком мала',
-    'Сома тым аз',
-    'The amount is too small',
-  ),
+  code(241, 'amount_below', true, 'Сумма слишком мала', 'Сома тым аз', 'The amount is too small'),
   code(242, 'amount_above', true, 'Сумма слишком велика', 'Сома тым үлкен', 'The amount is too large'),
   code(
     250,
@@ -155,7 +155,9 @@ export function codeFacts(value: number): CodeFacts {
  * Why exactly: a key of this table with its values, stored with the payment as `key|value|value` so that repeats answer
  * the same words. `{0}` and `{1}` are the values.
  */
-export const reasons: Readonly<Record<string, { readonly code: number; readonly text: Readonly<Record<Language, string>> }>> = {
+export const reasons: Readonly<
+  Record<string, { readonly code: number; readonly text: Readonly<Record<Language, string>> }>
+> = {
   field_missing: {
     code: 202,
     text: {
@@ -186,6 +188,46 @@ export const reasons: Readonly<Record<string, { readonly code: number; readonly 
       ru: 'Ошибка в данных запроса: тело не является правильным JSON-объектом ({0})',
       kk: 'Сұрау деректерінде қате: дене дұрыс JSON нысаны емес ({0})',
       en: 'The request data are wrong: the body is not a valid JSON object ({0})',
+    },
+  },
+  body_syntax: {
+    code: 202,
+    text: {
+      ru: 'Ошибка в данных запроса: тело не читается как JSON около символа {0}; проверьте кавычки, запятые и скобки',
+      kk: 'Сұрау деректерінде қате: дене {0}-таңба маңында JSON ретінде оқылмайды; тырнақша, үтір және жақшаларды тексеріңіз',
+      en: 'The request data are wrong: the body is not JSON near character {0}; check quotes, commas and brackets',
+    },
+  },
+  body_encoding: {
+    code: 202,
+    text: {
+      ru: 'Ошибка в данных запроса: тело не в кодировке UTF-8; отправляйте UTF-8',
+      kk: 'Сұрау деректерінде қате: дене UTF-8 кодтауында емес; UTF-8 жіберіңіз',
+      en: 'The request data are wrong: the body is not in UTF-8; send UTF-8',
+    },
+  },
+  body_depth: {
+    code: 202,
+    text: {
+      ru: 'Ошибка в данных запроса: вложенность глубже {0}; уменьшите её',
+      kk: 'Сұрау деректерінде қате: кірістіру деңгейі {0} санынан артық; оны азайтыңыз',
+      en: 'The request data are wrong: nesting is deeper than {0}; reduce it',
+    },
+  },
+  key_repeated: {
+    code: 202,
+    text: {
+      ru: 'Ошибка в данных запроса: поле {0} указано дважды; оставьте одно',
+      kk: 'Сұрау деректерінде қате: {0} өрісі екі рет берілген; біреуін қалдырыңыз',
+      en: 'The request data are wrong: field {0} is given twice; keep one',
+    },
+  },
+  text_forbidden: {
+    code: 202,
+    text: {
+      ru: 'Ошибка в данных запроса: в строке есть \\u0000 или половина суррогатной пары; уберите их',
+      kk: 'Сұрау деректерінде қате: жолда \\u0000 немесе суррогат жұптың жартысы бар; оларды алып тастаңыз',
+      en: 'The request data are wrong: a string holds \\u0000 or half of a surrogate pair; remove it',
     },
   },
   content_type: {
@@ -269,3 +311,85 @@ export function messageFor(resultCode: number, language: Language, why: string |
   }
   return codeFacts(resultCode).text[language];
 }
+
+/**
+ * Answers without a `result` field: nothing was decided about the payment, so the agent repeats the request unchanged.
+ * The key is the `error` field of the body.
+ */
+export const httpErrors = {
+  malformed_http: {
+    status: 400,
+    text: {
+      ru: 'Запрос нарушает правила HTTP: проверьте заголовки и длину тела',
+      kk: 'Сұрау HTTP ережелеріне сай емес: тақырыптар мен дене ұзындығын тексеріңіз',
+      en: 'The request breaks the rules of HTTP: check its headers and the length of its body',
+    },
+  },
+  unauthorized: {
+    status: 401,
+    text: {
+      ru: 'Нет действующего токена: отправьте Authorization: Bearer с подтверждённым токеном из личного кабинета',
+      kk: 'Жарамды токен жоқ: жеке кабинеттегі расталған токенмен Authorization: Bearer жіберіңіз',
+      en: 'There is no valid token: send Authorization: Bearer with a confirmed token from your cabinet',
+    },
+  },
+  address_not_allowed: {
+    status: 403,
+    text: {
+      ru: 'Адрес не разрешён: добавьте его в личном кабинете, раздел «Настройки протокола»',
+      kk: 'Мекенжайға рұқсат жоқ: оны жеке кабинетте, «Хаттама баптаулары» бөлімінде қосыңыз',
+      en: 'The address is not allowed: add it in your cabinet, section “Protocol settings”',
+    },
+  },
+  agent_blocked: {
+    status: 403,
+    text: {
+      ru: 'Агент заблокирован: обратитесь к менеджеру процессинга',
+      kk: 'Агент бұғатталған: процессинг менеджеріне хабарласыңыз',
+      en: 'The agent is blocked: ask the manager of the centre',
+    },
+  },
+  not_found: {
+    status: 404,
+    text: {
+      ru: 'Такого адреса нет: проверьте путь запроса, например /api/v20/pay',
+      kk: 'Мұндай мекенжай жоқ: сұрау жолын тексеріңіз, мысалы /api/v20/pay',
+      en: 'There is no such path: check it, for example /api/v20/pay',
+    },
+  },
+  method_not_allowed: {
+    status: 405,
+    text: {
+      ru: 'Этот метод HTTP не поддерживается: отправьте POST',
+      kk: 'Бұл HTTP әдісіне қолдау жоқ: POST жіберіңіз',
+      en: 'This HTTP method is not supported: send POST',
+    },
+  },
+  request_timeout: {
+    status: 408,
+    text: {
+      ru: 'Запрос не был передан вовремя: повторите его',
+      kk: 'Сұрау уақытында берілмеді: оны қайталаңыз',
+      en: 'The request did not arrive in time: repeat it',
+    },
+  },
+  body_too_large: {
+    status: 413,
+    text: {
+      ru: 'Тело запроса больше 64 КиБ: уменьшите его',
+      kk: 'Сұрау денесі 64 КиБ-тан үлкен: оны кішірейтіңіз',
+      en: 'The body is over 64 KiB: make it smaller',
+    },
+  },
+  headers_too_large: {
+    status: 431,
+    text: {
+      ru: 'Заголовки запроса слишком велики: уменьшите их',
+      kk: 'Сұрау тақырыптары тым үлкен: оларды кішірейтіңіз',
+      en: 'The headers are too large: make them smaller',
+    },
+  },
+} as const satisfies Readonly<
+  Record<string, { readonly status: number; readonly text: Readonly<Record<Language, string>> }>
+>;
+export type HttpError = keyof typeof httpErrors;

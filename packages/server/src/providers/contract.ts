@@ -96,12 +96,13 @@ export interface Connector {
   readonly name: string;
   readonly offers: Offers;
   buildCheck(inquiry: Inquiry): HttpRequest;
-  parseCheck(response: HttpResponse): CheckOutcome;
+  /** The parsers are told what was asked, so that an answer about another payment is not taken for this one. */
+  parseCheck(response: HttpResponse, inquiry: Inquiry): CheckOutcome;
   buildPay(order: Order): HttpRequest;
-  parsePay(response: HttpResponse): PayOutcome;
+  parsePay(response: HttpResponse, order: Order): PayOutcome;
   /** Only called where `offers.status` is true. */
   buildStatus(order: Pick<Order, 'externalId' | 'serviceCode'>): HttpRequest;
-  parseStatus(response: HttpResponse): StatusOutcome;
+  parseStatus(response: HttpResponse, order: Pick<Order, 'externalId' | 'serviceCode'>): StatusOutcome;
 }
 
 /** One connector made for one provider; throws a plain sentence when a setting is missing or wrong. */
@@ -119,7 +120,10 @@ export interface CallRecord {
 
 /** The only way out of the centre. Bounded: so many at once, so many waiting, so long for each phase. */
 export interface Sender {
-  check(providerId: string, inquiry: Inquiry): Promise<{ outcome: CheckOutcome | NotSent; record: CallRecord }>;
+  check(
+    providerId: string,
+    inquiry: Inquiry,
+  ): Promise<{ outcome: CheckOutcome | NotSent; record: CallRecord }>;
   /**
    * Sends once. `sendBefore` is a moment of the process's monotonic clock (`performance.now()`): if the request has not
    * left by then, it never will, and the outcome is `not_sent`.

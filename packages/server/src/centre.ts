@@ -1,0 +1,158 @@
+/** The use cases of the centre on one database: built by hand, started and stopped whole. No HTTP here. */
+import { randomUUID } from 'node:crypto';
+import type pg from 'pg';
+import type { UseCases } from './core/answers.js';
+import { Overloaded } from './core/answers.js';
+import type { Reference } from './core/catalogue.js';
+import { lookUp } from './catalogue/numbering.js';
+import { LaneBroken } from './db/lane.js';
+import { listen, type Log, type Loop, runLoops } from './jobs/loops.js';
+import { check } from './payments/check.js';
+import { leaseMsFor, PayStory } from './payments/pay.js';
+import { seal } from './payments/seal.js';
+import { PaymentStore } from './payments/store.js';
+import {
+  claim,
+  expire,
+  purgeQuotes,
+  resumeFunded,
+  resumeTerms,
+  takeExpiredLeases,
+  workOne,
+} from './payments/waiting.js';
+import { connectors } from './providers/connectors.js';
+import { createSender } from './providers/send.js';
+
+export interface CentreParts {
+  /** Sessions of the application's role. */
+  readonly connection: pg.ClientConfig;
+  readonly pool: pg.Pool;
+  readonly reference: () => Reference;
+  readonly secretKey: Buffer;
+  readonly payWaitMs: number;
+  readonly quoteTtlMs: number;
+  readonly fundsWaitMs: number;
+  readonly inflightMax: number;
+  readonly batchMax: number;
+  /** Further loops, such as the notices of low balances. */
+  readonly chores: readonly Loop[];
+  readonly log: Log;
+}
+
+export interface Centre {
+  readonly useCases: UseCases;
+  readonly store: PaymentStore;
+  /** Lets payments under way end within about 4 s, then lets go of the database. */
+  stop(): Promise<void>;
+}
+
+const dayMs = 86_400_000;
+const claimMax = 200;
+/** A call may wait as long for a free connection to its provider. */
+const queueMsMax = 2000;
+/** Calls of the queue under way at once, so that it never crowds out agents' requests. */
+const queueCallsMax = 64;
+
+export function startCentre(parts: CentreParts): Centre {
+  const { pool, log, reference } = parts;
+  const lanes = {
+    ...parts.connection,
+    options: `${parts.connection.options ?? ''} -c plan_cache_mode=force_custom_plan`,
+  };
+  const sender = createSender({ providers: () => reference().providers, connectors, log });
+  const leaseMs = () => leaseMsFor(queueMsMax, Math.max(...[...reference().providers.keys()].map(callMsMax)));
+  const callMsMax = (providerId: string) => {
+    try {
+      return sender.callMsMax(providerId);
+    } catch {
+      // A provider whose settings are wrong is not called at all.
+      return 0;
+    }
+  };
+
+  const store = new PaymentStore({
+    connection: lanes,
+    shard: 0,
+    worker: randomUUID(),
+    leaseMs,
+    batchMax: parts.batchMax,
+    waitMsMax: 3000,
+  });
+  const story = new PayStory({
+    store,
+    sender,
+    reference,
+    leaseMs,
+    payWaitMs: parts.payWaitMs,
+    inflightMax: parts.inflightMax,
+    seal: (text) => seal(parts.secretKey, text),
+    resumeTerms: (payment, agent, to) =>
+      resumeTerms(pool, agent.shard, payment.transactionId, agent.agentId, to),
+    log,
+  });
+
+  const queue = { db: pool, store, sender, leaseMs, log };
+  let calls = 0;
+  let full = false;
+  const workQueue = async (): Promise<number> => {
+    const free = Math.min(claimMax, queueCallsMax - calls);
+    full = free <= 0;
+    if (full) return 0;
+    const claimedAt = performance.now();
+    const rows = await claim(queue, free);
+    for (const row of rows) {
+      calls += 1;
+      workOne(queue, row, claimedAt)
+        .catch((error: unknown) => {
+          const facts = { transactionId: String(row.id), error: String(error) };
+          log.warn(facts, 'a waiting payment could not be worked on; it comes up again when its lease ends');
+        })
+        .finally(() => {
+          calls -= 1;
+          if (full && calls <= queueCallsMax / 2) loops.wake();
+        });
+    }
+    return rows.length;
+  };
+
+  const loops = runLoops(
+    [
+      { name: 'leases', everyMs: 500, step: () => takeExpiredLeases(pool) },
+      { name: 'queue', everyMs: 250, step: workQueue },
+      { name: 'funds', everyMs: 1000, step: () => resumeFunded(pool) },
+      { name: 'expire', everyMs: 1000, step: () => expire(pool, store, parts.fundsWaitMs) },
+      { name: 'quotes', everyMs: 60_000, step: () => purgeQuotes(pool, 30 * dayMs) },
+      ...parts.chores,
+    ],
+    log,
+  );
+  const ear = listen(parts.connection, 'tolem_waiting', loops.wake);
+
+  return {
+    store,
+    useCases: {
+      pay: (agentId, request) => story.pay(agentId, request),
+      check: (agentId, request) =>
+        check({ store, sender, reference, quoteTtlMs: parts.quoteTtlMs }, agentId, request),
+      balance: async (agentId) => {
+        const agent = reference().agents.get(agentId);
+        const balance = await store.balance(agentId).catch((error: unknown) => {
+          throw error instanceof LaneBroken ? new Overloaded(error.message, 1) : error;
+        });
+        if (!agent || !balance) throw new Error(`agent ${agentId} has no balance`);
+        return { agentId, agentName: agent.name, currency: agent.currency, ...balance };
+      },
+      operatorByPhone: async (phoneNumber) => {
+        const found = await lookUp(pool, phoneNumber);
+        if (found.kind === 'found') return { code: 0, reason: null, serviceId: found.serviceId };
+        return { code: found.kind === 'malformed' ? 4 : 5, reason: null, serviceId: null };
+      },
+    },
+    async stop() {
+      await ear.close();
+      await Promise.all([story.drain(2000, 4000), loops.stop()]);
+      await sender.close(500);
+      await store.close();
+    },
+  };
+}

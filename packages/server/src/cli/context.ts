@@ -1,0 +1,143 @@
+/** What every command is given: the settings, the database, the operator's name, and a place to print. */
+import { readFileSync, statSync } from 'node:fs';
+import { InvalidArgumentError } from 'commander';
+import type pg from 'pg';
+import { Refusal } from '../audit.js';
+import { type Config, loadConfig, SetupError } from '../config.js';
+import { formatMinor, parseAmount } from '../core/money.js';
+import { connectOptions, type DatabaseAddress, openClient, type Purpose } from '../db/connect.js';
+import { type EmbeddedPostgres, ensurePostgres } from '../db/embedded.js';
+import { localTimeIn } from '../protocol/time.js';
+import { json } from './print.js';
+
+export interface Stdio {
+  readonly stdout: { write(text: string): unknown };
+  readonly stderr: { write(text: string): unknown };
+}
+
+export interface GlobalOptions {
+  readonly json?: true;
+  readonly operator?: string;
+}
+
+/** Wraps what a command does: gives it a context and closes that afterwards. */
+export type Run = <Args extends unknown[]>(
+  action: (cli: Context, ...args: Args) => Promise<void>,
+) => (...args: Args) => Promise<void>;
+
+const fileBytesMax = 64 * 1024 * 1024;
+
+export class Context {
+  readonly config: Config;
+  private embedded: EmbeddedPostgres | null = null;
+  private readonly clients = new Map<Purpose['role'], pg.Client>();
+  private readonly localTime: (moment: Date) => string;
+
+  constructor(
+    private readonly options: GlobalOptions,
+    private readonly env: NodeJS.ProcessEnv,
+    private readonly stdio: Stdio,
+    root: string,
+  ) {
+    const { TOLEM_OPERATOR: _, ...settings } = env;
+    this.config = loadConfig(settings, { root });
+    this.localTime = localTimeIn(this.config.timeZone);
+  }
+
+  /** Who makes a change. Refuses when nobody says so. */
+  operator(): string {
+    const name = this.options.operator ?? this.env.TOLEM_OPERATOR;
+    if (name) return name;
+    throw new Refusal(
+      'This changes money or access and is not done without the name of who does it; add --operator NAME or set TOLEM_OPERATOR.',
+    );
+  }
+
+  /** A connection; the embedded server is started when it does not run. `owner` may read what the application may not. */
+  async database(role: Purpose['role'] = 'app'): Promise<pg.Client> {
+    const open = this.clients.get(role);
+    if (open) return open;
+    const client = await openClient(connectOptions(await this.address(role), { name: 'command', role }));
+    this.clients.set(role, client);
+    const { rows } = await client.query<{ there: boolean }>(
+      `select to_regclass('tolem.audit') is not null as there`,
+    );
+    if (!rows[0]!.there) {
+      throw new SetupError('the database has no tables yet: start the centre once, it makes them');
+    }
+    return client;
+  }
+
+  private async address(role: Purpose['role']): Promise<DatabaseAddress> {
+    const url = role === 'owner' ? this.config.databaseAdminUrl : this.config.databaseUrl;
+    if (url) return url;
+    this.embedded ??= await ensurePostgres({
+      dataDir: this.config.dataDir,
+      onProgress: (line) => this.tell(line),
+    });
+    return this.embedded.connection;
+  }
+
+  /** Prints the result: the value itself for programs, the words for people. */
+  show(value: unknown, words: () => string): void {
+    this.stdio.stdout.write(`${this.options.json ? json(value) : words()}\n`);
+  }
+
+  /** A line about what goes on, beside the result. */
+  tell(line: string): void {
+    this.stdio.stderr.write(`${line}\n`);
+  }
+
+  /** Local time of the centre, to the second. */
+  time(moment: Date | null): string | null {
+    return moment && this.localTime(moment).slice(0, 19).replace('T', ' ');
+  }
+
+  async close(): Promise<void> {
+    for (const client of this.clients.values()) await client.end();
+    await this.embedded?.stop();
+  }
+}
+
+export function readTextFile(path: string): string {
+  try {
+    const { size } = statSync(path);
+    if (size > fileBytesMax) {
+      throw new Refusal(`The file ${path} is larger than ${fileBytesMax >> 20} MiB; split it.`);
+    }
+    return readFileSync(path, 'utf8');
+  } catch (error) {
+    if (error instanceof Refusal) throw error;
+    const { code } = error as NodeJS.ErrnoException;
+    throw new Refusal(`The file ${path} cannot be read (${code}); check its name and who may read it.`);
+  }
+}
+
+// ── Arguments, read exactly ────────────────────────────────────────────────────────────────────────────────────────
+
+export function id(text: string): bigint {
+  if (/^[1-9]\d{0,17}$/.test(text)) return BigInt(text);
+  throw new InvalidArgumentError('Expected a whole number above zero.');
+}
+
+export function count(max: number): (text: string) => number {
+  return (text) => {
+    const value = /^\d{1,9}$/.test(text) ? Number(text) : 0;
+    if (value >= 1 && value <= max) return value;
+    throw new InvalidArgumentError(`Expected a whole number from 1 to ${max}.`);
+  };
+}
+
+export function amount(text: string): bigint {
+  const parsed = parseAmount(text);
+  if (parsed.ok) return parsed.amountMinor;
+  throw new InvalidArgumentError('Expected an amount such as 200.00.');
+}
+
+export function signedAmount(text: string): bigint {
+  return text.startsWith('-') ? -amount(text.slice(1)) : amount(text);
+}
+
+export function money(amountMinor: bigint | null): string | null {
+  return amountMinor === null ? null : formatMinor(amountMinor);
+}

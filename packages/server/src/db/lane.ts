@@ -1,0 +1,209 @@
+/**
+ * A lane writes what many requests want written, together: while one batch commits, the next one gathers, and all of it
+ * goes as one statement on the lane's own connection. No timers: the batch's size follows the load, and a lone request
+ * leaves at once.
+ */
+import pg from 'pg';
+
+export type LaneClient = pg.Client;
+
+/** The database did not say whether the batch was committed, or could not be reached in time. */
+export class LaneBroken extends Error {
+  constructor(
+    lane: string,
+    override readonly cause: unknown,
+    /** False: the item was certainly not written. */
+    readonly maybeWritten: boolean,
+  ) {
+    super(`lane ${lane}: ${cause instanceof Error ? cause.message : String(cause)}`);
+    this.name = 'LaneBroken';
+  }
+}
+
+interface Waiter<In, Out> {
+  readonly item: In;
+  readonly key: string | null;
+  readonly queuedAt: number;
+  readonly resolve: (out: Out) => void;
+  readonly reject: (error: Error) => void;
+}
+
+export interface LaneOptions<In, Out> {
+  readonly name: string;
+  /** With `plan_cache_mode = force_custom_plan`: plans made while the tables were empty would be kept for minutes. */
+  readonly connection: pg.ClientConfig;
+  readonly batchMax: number;
+  /** How long an item may wait for a lost connection to come back. */
+  readonly waitMsMax: number;
+  /** Writes the batch in one statement; answers in the batch's order. */
+  readonly write: (client: LaneClient, batch: In[]) => Promise<Out[]>;
+  /** Items with the same key never share a batch. */
+  readonly keyOf?: (item: In) => string;
+  readonly onBatch?: (size: number, ms: number) => void;
+}
+
+/** A server that has not answered a batch by then is taken for lost. */
+const queryMsMax = 15_000;
+
+/** SQLSTATEs after which the same statement is tried again: nothing was written, another transaction was in the way. */
+const retryable = new Set(['40001', '40P01', '55P03']);
+/** Classes that speak of the server or the connection and not of the statement. */
+const serverTrouble = /^(08|57|53|58|25006)/;
+
+export class Lane<In, Out> {
+  private queue: Waiter<In, Out>[] = [];
+  private running = false;
+  private client: LaneClient | null = null;
+  private closed = false;
+  readonly sizes = { batches: 0, items: 0, largest: 0 };
+
+  constructor(private readonly options: LaneOptions<In, Out>) {}
+
+  get waiting(): number {
+    return this.queue.length;
+  }
+
+  submit(item: In): Promise<Out> {
+    return new Promise((resolve, reject) => {
+      const key = this.options.keyOf ? this.options.keyOf(item) : null;
+      this.queue.push({ item, key, queuedAt: performance.now(), resolve, reject });
+      if (!this.running) {
+        this.running = true;
+        // What arrives in this turn of the event loop still joins.
+        setImmediate(() => void this.run());
+      }
+    });
+  }
+
+  /** Lets what is queued be written, then ends the connection. */
+  async close(): Promise<void> {
+    this.closed = true;
+    while (this.running) await new Promise((done) => setTimeout(done, 5));
+    await this.client?.end().catch(() => {});
+    this.client = null;
+  }
+
+  private async run(): Promise<void> {
+    while (this.queue.length > 0) {
+      const client = this.client ?? (await this.connect());
+      if (!client) continue;
+      await this.writeOut(client, this.takeBatch());
+    }
+    this.running = false;
+  }
+
+  private takeBatch(): Waiter<In, Out>[] {
+    const { batchMax, keyOf } = this.options;
+    if (!keyOf) return this.queue.splice(0, batchMax);
+    const batch: Waiter<In, Out>[] = [];
+    const left: Waiter<In, Out>[] = [];
+    const keys = new Set<string | null>();
+    for (const waiter of this.queue) {
+      if (batch.length >= batchMax || keys.has(waiter.key)) left.push(waiter);
+      else {
+        keys.add(waiter.key);
+        batch.push(waiter);
+      }
+    }
+    this.queue = left;
+    return batch;
+  }
+
+  private async writeOut(client: LaneClient, batch: Waiter<In, Out>[]): Promise<void> {
+    const startedAt = performance.now();
+    for (let attempt = 1; ; attempt += 1) {
+      try {
+        const out = await this.options.write(
+          client,
+          batch.map((each) => each.item),
+        );
+        this.sizes.batches += 1;
+        this.sizes.items += batch.length;
+        this.sizes.largest = Math.max(this.sizes.largest, batch.length);
+        this.options.onBatch?.(batch.length, performance.now() - startedAt);
+        batch.forEach((each, index) => {
+          each.resolve(out[index]!);
+        });
+        return;
+      } catch (error) {
+        const code = (error as { code?: string }).code;
+        const lost = code === undefined || !/^[0-9A-Z]{5}$/.test(code) || serverTrouble.test(code);
+        if (lost || client !== this.client) {
+          this.drop(client);
+          for (const each of batch) each.reject(new LaneBroken(this.options.name, error, true));
+          return;
+        }
+        if (retryable.has(code) && attempt < 8) {
+          await new Promise((done) => setTimeout(done, 5 * attempt * Math.random()));
+          continue;
+        }
+        if (batch.length === 1) {
+          batch[0]!.reject(error as Error);
+          return;
+        }
+        // One item the database refuses must not take the others with it.
+        const half = batch.length >> 1;
+        await this.writeOut(client, batch.slice(0, half));
+        await this.writeOut(client, batch.slice(half));
+        return;
+      }
+    }
+  }
+
+  private drop(client: LaneClient): void {
+    if (this.client === client) this.client = null;
+    client.end().catch(() => {});
+  }
+
+  /** One try to connect; on failure refuses whoever has waited too long, pauses and lets the loop come again. */
+  private async connect(): Promise<LaneClient | null> {
+    const client = new pg.Client({
+      ...this.options.connection,
+      application_name: `tolem lane ${this.options.name}`,
+      query_timeout: queryMsMax,
+    });
+    try {
+      // A connection lost while idle must not crash the process; the next batch connects anew.
+      client.on('error', () => this.drop(client));
+      await client.connect();
+      this.client = client;
+      return client;
+    } catch (error) {
+      client.end().catch(() => {});
+      const tooOld = performance.now() - (this.closed ? 0 : this.options.waitMsMax);
+      const kept: Waiter<In, Out>[] = [];
+      for (const waiter of this.queue) {
+        if (waiter.queuedAt <= tooOld) waiter.reject(new LaneBroken(this.options.name, error, false));
+        else kept.push(waiter);
+      }
+      this.queue = kept;
+      await new Promise((done) => setTimeout(done, 100));
+      return null;
+    }
+  }
+}
+
+const needsQuotes = /[{}",\\\s]|^$|^null$/i;
+
+/** PostgreSQL array literals, built by hand: the driver's general encoder costs more than the rest of a batch. */
+export function textArray(values: readonly (string | null)[]): string {
+  let out = '{';
+  for (let i = 0; i < values.length; i += 1) {
+    const value = values[i]!;
+    if (i > 0) out += ',';
+    if (value === null) out += 'NULL';
+    else if (needsQuotes.test(value)) out += `"${value.replace(/[\\"]/g, '\\$&')}"`;
+    else out += value;
+  }
+  return `${out}}`;
+}
+
+export function plainArray(values: readonly (bigint | number | boolean | string | null)[]): string {
+  let out = '{';
+  for (let i = 0; i < values.length; i += 1) {
+    if (i > 0) out += ',';
+    const value = values[i];
+    out += value === null ? 'NULL' : String(value);
+  }
+  return `${out}}`;
+}

@@ -1,0 +1,117 @@
+/** The loops that move what waits. Each step is bounded; a step that found work is followed by another at once. */
+import pg from 'pg';
+
+export interface Loop {
+  readonly name: string;
+  /** The pause when there was nothing to do. */
+  readonly everyMs: number;
+  /** One bounded piece of work; answers how much it did. */
+  step(): Promise<number>;
+}
+
+export interface Log {
+  info(facts: object, message: string): void;
+  warn(facts: object, message: string): void;
+  error(facts: object, message: string): void;
+}
+
+export interface RunningLoops {
+  /** Makes every loop look at once. */
+  wake(): void;
+  /** Lets the steps under way end. */
+  stop(): Promise<void>;
+}
+
+const failurePauseMs = 1000;
+
+export function runLoops(loops: readonly Loop[], log: Log): RunningLoops {
+  let stopped = false;
+  const sleepers = new Set<() => void>();
+  const wake = () => {
+    for (const sleeper of sleepers) sleeper();
+  };
+
+  const sleep = (ms: number) =>
+    new Promise<void>((resolve) => {
+      const done = () => {
+        clearTimeout(timer);
+        sleepers.delete(done);
+        resolve();
+      };
+      const timer = setTimeout(done, ms);
+      sleepers.add(done);
+    });
+
+  const running = loops.map(async (loop) => {
+    let failing = false;
+    while (!stopped) {
+      let did = 0;
+      try {
+        did = await loop.step();
+        if (failing) log.info({ loop: loop.name }, 'the loop works again');
+        failing = false;
+      } catch (error) {
+        // Said once per spell of trouble; the database being away for a minute is one fact, not sixty.
+        if (!failing) log.warn({ loop: loop.name, error: String(error) }, 'a loop failed and goes on trying');
+        failing = true;
+      }
+      if (!stopped && did === 0) await sleep(failing ? failurePauseMs : loop.everyMs);
+    }
+  });
+
+  return {
+    wake,
+    async stop() {
+      stopped = true;
+      wake();
+      await Promise.all(running);
+    },
+  };
+}
+
+/** Calls `heard` on each notification of the channel; connects anew when the connection is lost. The loops poll behind it. */
+export function listen(
+  connection: pg.ClientConfig,
+  channel: string,
+  heard: () => void,
+): { close(): Promise<void> } {
+  let closed = false;
+  let client: pg.Client | null = null;
+  let retry: NodeJS.Timeout | undefined;
+
+  const connect = async () => {
+    const next = new pg.Client({
+      ...connection,
+      application_name: `tolem listen ${channel}`,
+      query_timeout: 0,
+    });
+    client = next;
+    const again = () => {
+      if (client !== next) return;
+      client = null;
+      next.end().catch(() => {});
+      if (!closed) retry = setTimeout(() => void connect(), 1000);
+    };
+    next.on('error', again);
+    next.on('end', again);
+    next.on('notification', heard);
+    try {
+      await next.connect();
+      await next.query(`listen ${channel}`);
+      heard();
+    } catch {
+      again();
+    }
+  };
+  void connect();
+
+  return {
+    async close() {
+      closed = true;
+      clearTimeout(retry);
+      const last = client;
+      client = null;
+      await last?.end().catch(() => {});
+    },
+  };
+}

@@ -1,0 +1,213 @@
+/** The centre as a process: settings, database, use cases, server; and the way down again. Wired by hand. */
+import { type ChildProcess, spawn } from 'node:child_process';
+import { mkdirSync } from 'node:fs';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { pino } from 'pino';
+import { tellLowBalances } from './agents/low-balance.js';
+import { watchReference } from './catalogue/reference.js';
+import { startCentre } from './centre.js';
+import { type Config, loadConfig, makeDataDir, SetupError, secretKey } from './config.js';
+import { connectOptions, type DatabaseAddress, openPool } from './db/connect.js';
+import { ensurePostgres } from './db/embedded.js';
+import { migrate } from './db/migrate.js';
+import { type DemoFile, demoFile, firstPayment } from './demo-file.js';
+import { createMailer } from './mail.js';
+import { buildServer } from './protocol/server.js';
+
+const root = fileURLToPath(new URL('../../../', import.meta.url));
+const sqlDirectory = fileURLToPath(new URL('../sql/', import.meta.url));
+const stopMsMax = 9500;
+const connectionsMax = 20_000;
+
+export interface MainOptions {
+  /** Load the demo data and start the sandbox provider, unless TOLEM_DEMO says otherwise. */
+  readonly demo: boolean;
+}
+
+/**
+ * Runs the centre until SIGINT or SIGTERM. Trouble at the start is one line on stderr and exit code 1; what was started by
+ * then is stopped again.
+ */
+export async function main(options: MainOptions): Promise<void> {
+  const startedAt = performance.now();
+  const say = (line: string) =>
+    console.log(`[${((performance.now() - startedAt) / 1000).toFixed(1)} s] ${line}`);
+  const undo: (() => Promise<void>)[] = [];
+  let stopping = false;
+  const stop = async () => {
+    for (const step of undo.reverse()) await step().catch((error: unknown) => console.error(String(error)));
+  };
+  const onSignal = (signal: NodeJS.Signals) => {
+    if (stopping) process.exit(1);
+    stopping = true;
+    console.log(`${signal}: finishing what is under way; again to leave at once`);
+    setTimeout(() => {
+      console.error('stopping took too long; payments under way go on at the next start');
+      process.exit(1);
+    }, stopMsMax).unref();
+    void ready.then(stop).then(() => process.exit(0));
+  };
+  process.on('SIGINT', onSignal);
+  process.on('SIGTERM', onSignal);
+
+  const ready = start(options, say, undo).catch(async (error: unknown) => {
+    const known = error instanceof SetupError || (error as NodeJS.ErrnoException).syscall === 'listen';
+    console.error(known ? `tolem: ${explain(error as Error)}` : error);
+    await stop();
+    process.exit(1);
+  });
+  await ready;
+}
+
+async function start(
+  options: MainOptions,
+  say: (line: string) => void,
+  undo: (() => Promise<void>)[],
+): Promise<void> {
+  const config = loadConfig(process.env, { root });
+  const demo = config.demo === 'auto' ? options.demo : config.demo === 'on';
+  const log = pino({ level: config.logLevel, base: null, timestamp: pino.stdTimeFunctions.isoTime });
+  makeDataDir(config.dataDir);
+  const key = secretKey(config);
+
+  const { app, owner } = await database(config, say, undo);
+  const applied = await migrate(connectOptions(owner, { name: 'migrate', role: 'owner' }), {
+    directory: sqlDirectory,
+  });
+  if (applied.length > 0)
+    say(`Database schema: ${applied.length} migration(s) applied, up to ${applied.at(-1)}`);
+
+  const connection = connectOptions(app, { name: 'centre', role: 'app' });
+  const pool = await openPool(connection, { max: config.databasePoolMax });
+  undo.push(() => pool.end());
+
+  let demoFacts: DemoFile | null = null;
+  if (demo) {
+    const sandboxUrl = await startSandbox(config, undo);
+    say(`Sandbox provider on ${sandboxUrl}`);
+    demoFacts = await demoFile(connection, config, sandboxUrl);
+  }
+
+  const watch = await watchReference(connection, pool, (error) =>
+    log.warn({ error: error.message }, 'the reference data could not be read; the last ones are used'),
+  );
+  undo.push(() => watch.close());
+  const mailer = createMailer({
+    smtpUrl: config.smtpUrl,
+    from: config.mailFrom,
+    dataDir: config.dataDir,
+    log,
+  });
+  const centre = startCentre({
+    connection,
+    pool,
+    reference: () => watch.current().reference,
+    secretKey: key,
+    payWaitMs: config.payWaitMs,
+    quoteTtlMs: config.quoteTtlMs,
+    fundsWaitMs: config.fundsWaitMs,
+    inflightMax: config.inflightMax,
+    batchMax: config.batchMax,
+    chores: [{ name: 'low balances', everyMs: 5000, step: () => tellLowBalances(pool, mailer, log) }],
+    log,
+  });
+
+  const server = buildServer({
+    config: {
+      prefixes: config.pathPrefixes,
+      zone: config.timeZone,
+      catalogueKey: config.catalogueKeys,
+      trustedProxies: config.trustedProxies,
+      connectionsMax,
+      drainMsMax: 5000,
+    },
+    useCases: centre.useCases,
+    reference: () => watch.current().reference,
+    directory: watch.directory,
+    ...(config.tlsCertPath && config.tlsKeyPath
+      ? { tls: { certFile: config.tlsCertPath, keyFile: config.tlsKeyPath } }
+      : {}),
+    logger: log,
+  });
+  // New requests are refused while those under way end; the centre answers 1 for what its provider has not answered.
+  undo.push(async () => {
+    await Promise.all([server.close(), centre.stop()]);
+  });
+  await server.listen({ host: config.host, port: config.port });
+
+  const { port } = server.server.address() as { port: number };
+  const baseUrl = `${config.tlsCertPath ? 'https' : 'http'}://${config.host}:${port}`;
+  say(`The centre answers on ${baseUrl}/api/v20/`);
+  if (demoFacts) console.log(firstPayment(demoFacts));
+  // For programs that start the centre, wait for it and measure it.
+  process.on('message', (message) => {
+    if (message === 'report') process.send?.({ batches: centre.store.sizes(), memory: process.memoryUsage() });
+  });
+  process.send?.({ ready: true, baseUrl });
+}
+
+async function database(
+  config: Config,
+  say: (line: string) => void,
+  undo: (() => Promise<void>)[],
+): Promise<{ app: DatabaseAddress; owner: DatabaseAddress }> {
+  if (config.databaseUrl)
+    return { app: config.databaseUrl, owner: config.databaseAdminUrl ?? config.databaseUrl };
+  const postgres = await ensurePostgres({ dataDir: config.dataDir, onProgress: say });
+  undo.push(() => postgres.stop());
+  say(postgres.adopted ? 'Database: the one already running' : 'Database is up');
+  return { app: postgres.connection, owner: postgres.connection };
+}
+
+/** The sandbox as a process of its own, which ends with this one; started anew when it dies. */
+async function startSandbox(config: Config, undo: (() => Promise<void>)[]): Promise<string> {
+  const dataDir = join(config.dataDir, 'sandbox');
+  mkdirSync(dataDir, { recursive: true, mode: 0o700 });
+  const program = fileURLToPath(new URL('./providers/sandbox/main.js', import.meta.url));
+  let child: ChildProcess | null = null;
+  let ended = false;
+  undo.push(async () => {
+    ended = true;
+    child?.kill('SIGTERM');
+  });
+
+  const launch = (port: number) =>
+    new Promise<string>((resolve, reject) => {
+      const process_ = spawn(
+        process.execPath,
+        [program, '--port', String(port), '--data-dir', dataDir, '--with-parent'],
+        { stdio: ['ignore', 'pipe', 'pipe', 'ipc'], detached: true },
+      );
+      child = process_;
+      let said = '';
+      process_.stdout?.on('data', (chunk) => {
+        said += String(chunk);
+        const url = /listening on (\S+)/.exec(said)?.[1];
+        if (url) resolve(url);
+      });
+      process_.stderr?.on('data', (chunk) => {
+        said += String(chunk);
+      });
+      process_.once('exit', () => {
+        reject(new SetupError(said.trim() || 'the sandbox provider ended by itself'));
+        if (!ended) setTimeout(() => void launch(port).catch(() => {}), 1000).unref();
+      });
+    });
+  try {
+    return await launch(config.sandboxPort);
+  } catch (error) {
+    ended = true;
+    throw new SetupError(`${(error as Error).message}: free the port or set TOLEM_SANDBOX_PORT`);
+  }
+}
+
+function explain(error: Error): string {
+  const { code, port, address } = error as NodeJS.ErrnoException & { port?: number; address?: string };
+  if (code === 'EADDRINUSE')
+    return `port ${port} on ${address} is in use: stop what listens there or set TOLEM_PORT`;
+  if (code === 'EACCES')
+    return `port ${port} on ${address} may not be opened by this user: set TOLEM_PORT above 1023`;
+  if (code === 'EADDRNOTAVAIL') return `address ${address} is not one of this machine: set TOLEM_HOST`;
+  return error.message;
+}

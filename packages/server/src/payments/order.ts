@@ -1,0 +1,82 @@
+import { createHash } from 'node:crypto';
+import type { Shown } from '../core/answers.js';
+import type { Accept } from '../core/decide.js';
+import type { Offer, PayRequest } from '../core/requests.js';
+import type { Order } from '../providers/contract.js';
+import { type OrderDetails, readDetails } from './stored.js';
+
+/**
+ * The payment's name at the provider: the same for every attempt, every inquiry and every process, because it follows from
+ * what the agent sent and from nothing else.
+ */
+export function externalIdOf(agentId: bigint, agentTransactionId: bigint): string {
+  return `${agentId}-${agentTransactionId}`;
+}
+
+/** The first half of a SHA-256 as a UUID: 16 bytes that PostgreSQL stores and compares as such. */
+export function fingerprintOf(words: string): string {
+  const hex = createHash('sha256').update(words).digest('hex');
+  return `${hex.slice(0, 8)}-${hex.slice(8, 12)}-${hex.slice(12, 16)}-${hex.slice(16, 20)}-${hex.slice(20, 32)}`;
+}
+
+export function detailsOf(accepted: Accept, request: PayRequest): OrderDetails {
+  return {
+    serviceCode: accepted.service.providerServiceCode,
+    ...(Object.keys(request.extras).length > 0 && { extras: request.extras }),
+    ...(request.extraServices && { extraServices: request.extraServices }),
+    ...(accepted.conversion && {
+      orderAmountMinor: accepted.orderAmountMinor,
+      orderCurrency: accepted.conversion.to,
+    }),
+  };
+}
+
+/** What the answer shows of the scheme, from the provider's offer and the conversion. */
+export function shownOf(
+  offer: Offer | null,
+  conversion: { from: string; to: string; rateE10: bigint } | null,
+  finalAmountMinor: bigint | null,
+): Shown | null {
+  if (!offer?.displays && !offer?.contracts && !offer?.invoices && !conversion) return null;
+  return {
+    ...(offer?.displays && { displays: offer.displays }),
+    ...(offer?.contracts && { contracts: offer.contracts }),
+    ...(offer?.invoices && { invoices: offer.invoices }),
+    ...(conversion && { conversion: { ...conversion, finalAmountMinor } }),
+  };
+}
+
+/** A payment as claim_waiting returns it. */
+export interface WaitingRow {
+  readonly what: 'send' | 'inquire';
+  readonly tries: number;
+  readonly id: bigint;
+  readonly shard: number;
+  readonly agent_id: bigint;
+  readonly agent_transaction_id: bigint;
+  readonly state: number;
+  readonly service_id: string;
+  readonly provider_id: string;
+  readonly account: string;
+  readonly amount_to_minor: bigint;
+  readonly currency: string;
+  readonly details: unknown;
+  readonly shown: unknown;
+  readonly accepted_at: Date;
+  readonly attempt_over_ms: bigint;
+}
+
+export function orderOfRow(row: WaitingRow): Order {
+  const details = readDetails(row.details);
+  return {
+    externalId: externalIdOf(row.agent_id, row.agent_transaction_id),
+    serviceCode: details.serviceCode,
+    account: row.account,
+    amountMinor: details.orderAmountMinor ?? row.amount_to_minor,
+    currency: details.orderCurrency ?? row.currency,
+    extras: details.extras ?? {},
+    extraServices: details.extraServices ?? null,
+    transactionId: row.id,
+    acceptedAt: row.accepted_at.toISOString(),
+  };
+}

@@ -1,0 +1,60 @@
+/** What a provider's answer makes of a payment: the one table for first answers and later inquiries. Pure. */
+import { State } from '../core/states.js';
+import type { CallRecord, NotSent, PayOutcome, StatusOutcome } from '../providers/contract.js';
+
+export type Consequence =
+  | {
+      readonly kind: 'end';
+      readonly to: typeof State.succeeded | typeof State.failed;
+      readonly code: number;
+      readonly reference: string | null;
+      readonly displays: Readonly<Record<string, string>> | null;
+    }
+  /** Nothing is proven, or the provider has not ended it: ask later. */
+  | { readonly kind: 'inquire'; readonly nextMs: number; readonly acknowledged: boolean }
+  /** Nothing was executed, provably: it may be sent again. */
+  | { readonly kind: 'send'; readonly nextMs: number };
+
+/** Pauses between inquiries, by how many there have been. The last one repeats until the provider or an operator ends it. */
+const inquiryPausesMs = [500, 1000, 1000, 2000, 3000, 5000, 10_000, 30_000, 60_000, 300_000];
+
+export function pauseMs(tries: number): number {
+  return inquiryPausesMs[Math.min(tries, inquiryPausesMs.length - 1)]!;
+}
+
+/**
+ * `notFoundProves`: the provider's "not found" may be trusted now, since no attempt can still be on its way.
+ */
+export function consequenceOf(
+  outcome: PayOutcome | StatusOutcome | NotSent,
+  tries: number,
+  notFoundProves: boolean,
+): Consequence {
+  switch (outcome.kind) {
+    case 'executed':
+      return {
+        kind: 'end',
+        to: State.succeeded,
+        code: 0,
+        reference: outcome.reference,
+        displays: outcome.displays ?? null,
+      };
+    case 'refused':
+      return { kind: 'end', to: State.failed, code: outcome.code, reference: null, displays: null };
+    case 'not_sent':
+      return { kind: 'send', nextMs: pauseMs(tries) };
+    case 'not_found':
+      return notFoundProves
+        ? { kind: 'send', nextMs: 0 }
+        : { kind: 'inquire', nextMs: pauseMs(tries), acknowledged: false };
+    case 'pending':
+      return { kind: 'inquire', nextMs: pauseMs(tries), acknowledged: true };
+    case 'unknown':
+      return { kind: 'inquire', nextMs: pauseMs(tries), acknowledged: false };
+  }
+}
+
+/** The history's line of a call. */
+export function callEvent(record: CallRecord): { kind: string; data: CallRecord } {
+  return { kind: `provider_${record.call}`, data: record };
+}

@@ -1,0 +1,304 @@
+/**
+ * The way of a payment: decide, claim it (commit 1), send it, settle it (commit 2). No transaction spans the network, and
+ * what is unknown stays open until the provider or an operator ends it.
+ */
+import { Overloaded, type PayAnswer } from '../core/answers.js';
+import type { Agent, Reference } from '../core/catalogue.js';
+import { type Accept, decidePay, inquiryWords, notAsked, paymentWords } from '../core/decide.js';
+import type { PayRequest } from '../core/requests.js';
+import { State } from '../core/states.js';
+import { LaneBroken } from '../db/lane.js';
+import type { Sender } from '../providers/contract.js';
+import { detailsOf, externalIdOf, fingerprintOf, shownOf } from './order.js';
+import { callEvent, consequenceOf } from './outcome.js';
+import { type Claimed, open, type PaymentStore, type Settlement, type StoredPayment } from './store.js';
+import { writeDetails } from './stored.js';
+
+export interface PayParts {
+  readonly store: PaymentStore;
+  readonly sender: Sender;
+  readonly reference: () => Reference;
+  /** Encrypts what must not lie readable in the database; answers base64. */
+  readonly seal: (text: string) => string;
+  /** Moves the payment of a 255 on, once its terms are met. */
+  readonly resumeTerms: (payment: StoredPayment, agent: Agent, to: Accept['state']) => Promise<void>;
+  /** How long a process may work on what it accepted; recovery by others starts after it. */
+  readonly leaseMs: () => number;
+  /** How long an agent waits for the provider before it is answered 1. */
+  readonly payWaitMs: number;
+  readonly inflightMax: number;
+  readonly log: { error(facts: object, message: string): void };
+}
+
+export class PayStory {
+  /** Payments being worked on by this process, answered to the agent or not. */
+  private working = 0;
+  /** Ends the waits of agents whose provider has not answered yet. */
+  private readonly waits = new Set<() => void>();
+
+  constructor(private readonly parts: PayParts) {}
+
+  async pay(agentId: bigint, request: PayRequest): Promise<PayAnswer> {
+    if (this.working >= this.parts.inflightMax) throw new Overloaded('too many payments in progress', 1);
+    this.working += 1;
+    try {
+      return await this.story(agentId, request);
+    } catch (error) {
+      // The claim may or may not be committed; the lease sees to it. The agent repeats.
+      if (error instanceof LaneBroken) throw new Overloaded(error.message, 1);
+      throw error;
+    } finally {
+      this.working -= 1;
+    }
+  }
+
+  /**
+   * Lets what is under way end: agents still waiting after `answerMs` are answered 1, and payments still open after
+   * `settleMs` are left to the next process.
+   */
+  async drain(answerMs: number, settleMs: number): Promise<void> {
+    const startedAt = performance.now();
+    while (this.working > 0 && performance.now() - startedAt < settleMs) {
+      if (performance.now() - startedAt >= answerMs) for (const end of this.waits) end();
+      await new Promise((done) => setTimeout(done, 10));
+    }
+  }
+
+  private async story(agentId: bigint, request: PayRequest): Promise<PayAnswer> {
+    const { store, leaseMs, payWaitMs } = this.parts;
+    const reference = this.parts.reference();
+    const agent = reference.agents.get(agentId);
+    if (!agent) throw new Error(`agent ${agentId} is not in the reference data`);
+    const fingerprint = fingerprintOf(paymentWords(request));
+
+    let decision = decidePay(reference, agent, request, notAsked);
+    let shown = null;
+    if (decision.kind === 'accept' && decision.conversion)
+      decision = { kind: 'inquire', service: decision.service };
+    if (decision.kind === 'inquire' || decision.kind === 'invalid') {
+      const found = await store.find(agentId, request.agentTransactionId);
+      if (found.payment) {
+        const invalid = decision.kind === 'invalid' ? decision.reason : null;
+        return this.repeat(reference, agent, request, found.payment, fingerprint, invalid);
+      }
+      if (decision.kind === 'invalid') return refusal(202, decision.reason, null);
+
+      const inquired = await this.inquire(agent, request, decision.service, found);
+      if (inquired.kind === 'unknown') return refusal(1, null, inquired.transactionId);
+      decision =
+        inquired.kind === 'refused'
+          ? { kind: 'refuse', code: inquired.code, reason: null }
+          : decidePay(reference, agent, request, { offer: inquired.offer, rateE10: inquired.rateE10 });
+      if (decision.kind === 'invalid')
+        return refusal(202, decision.reason, found.quote?.transactionId ?? null);
+      if (decision.kind === 'inquire') throw new Error('the inquiry was answered and is asked for again');
+      if (inquired.kind === 'offered') {
+        const finalAmount = decision.kind === 'accept' ? decision.orderAmountMinor : null;
+        shown = shownOf(inquired.offer, decision.kind === 'accept' ? decision.conversion : null, finalAmount);
+      }
+    }
+
+    const accepted = decision.kind === 'accept' ? decision : null;
+    const leaseEnds = performance.now() + leaseMs();
+    const claimed = await store.accept({
+      agentId,
+      agentTransactionId: request.agentTransactionId,
+      state: accepted ? accepted.state : State.failed,
+      code: decision.code,
+      serviceId: request.serviceId,
+      providerId: accepted ? accepted.service.providerId : null,
+      account: request.account,
+      amountToMinor: request.amountToMinor,
+      amountFromMinor: request.amountFromMinor,
+      feeMinor: accepted?.feeMinor ?? 0n,
+      rewardMinor: accepted?.rewardMinor ?? 0n,
+      currency: agent.currency,
+      fingerprint,
+      agentDate: request.agentTransactionDate,
+      reason: decision.reason,
+      details: accepted ? writeDetails(detailsOf(accepted, request)) : null,
+      shown,
+      identity: this.sealIdentity(request),
+    });
+    if (!claimed.fresh) return this.repeat(reference, agent, request, claimed, fingerprint, null);
+    if (claimed.state !== State.sending || !accepted) return answerOf({ ...claimed, shown });
+
+    const sent = this.send(agent, request, accepted, { ...claimed, shown }, leaseEnds);
+    return new Promise((resolve) => {
+      const end = () => {
+        clearTimeout(timer);
+        if (!this.waits.delete(end)) return;
+        // The agent has its answer; the work goes on and still counts.
+        this.working += 1;
+        void sent.finally(() => {
+          this.working -= 1;
+        });
+        resolve(answerOf({ ...claimed, shown }));
+      };
+      const timer = setTimeout(end, payWaitMs);
+      this.waits.add(end);
+      void sent.then((answer) => {
+        clearTimeout(timer);
+        this.waits.delete(end);
+        resolve(answer);
+      });
+    });
+  }
+
+  /** One call, then commit 2. Never rejects: what cannot be settled here is left to the lease. */
+  private send(
+    agent: Agent,
+    request: PayRequest,
+    accepted: Accept,
+    claimed: Claimed,
+    leaseEnds: number,
+  ): Promise<PayAnswer> {
+    const { sender, store, log } = this.parts;
+    const providerId = accepted.service.providerId;
+    const work = async (): Promise<PayAnswer> => {
+      const order = {
+        externalId: externalIdOf(agent.agentId, request.agentTransactionId),
+        serviceCode: accepted.service.providerServiceCode,
+        account: request.account,
+        amountMinor: accepted.orderAmountMinor,
+        currency: accepted.service.currency,
+        extras: request.extras,
+        extraServices: request.extraServices,
+        transactionId: claimed.transactionId,
+        acceptedAt: claimed.acceptedAt.toISOString(),
+      };
+      const sendBefore = leaseEnds - sender.callMsMax(providerId) - leaseMarginMs;
+      const { outcome, record } = await sender.pay(providerId, order, sendBefore);
+      const consequence = consequenceOf(outcome, 0, false);
+      const settled = await store.settle({
+        ...settlementOf(consequence, claimed),
+        transactionId: claimed.transactionId,
+        agentId: agent.agentId,
+        from: open,
+        fence: 0,
+        event: callEvent(record),
+        leaseId: claimed.leaseId,
+      });
+      return answerOf(settled);
+    };
+    return work().catch((error: unknown) => {
+      log.error(
+        { transactionId: String(claimed.transactionId), error: String(error) },
+        'a payment could not be settled here; it will be inquired about when its lease ends',
+      );
+      return answerOf(claimed);
+    });
+  }
+
+  private async inquire(
+    agent: Agent,
+    request: PayRequest,
+    service: Accept['service'],
+    found: Awaited<ReturnType<PaymentStore['find']>>,
+  ) {
+    const { sender, store, reference } = this.parts;
+    const inputs = fingerprintOf(inquiryWords(service, request));
+    const quote = found.quote?.fresh && found.quote.inputs === inputs ? found.quote : null;
+    const rateE10 = quote?.rateE10 ?? reference().rates.get(`${agent.currency}/${service.currency}`) ?? null;
+    if (quote?.offer) return { kind: 'offered' as const, offer: quote.offer, rateE10 };
+    if (!service.inquiryRequired) return { kind: 'offered' as const, offer: {}, rateE10 };
+
+    const { outcome } = await sender.check(service.providerId, {
+      externalId: externalIdOf(agent.agentId, request.agentTransactionId),
+      serviceCode: service.providerServiceCode,
+      account: request.account,
+      amountMinor: service.currency === agent.currency ? request.amountToMinor : null,
+      currency: service.currency,
+      extras: request.extras,
+    });
+    if (outcome.kind === 'refused') return outcome;
+    if (outcome.kind === 'ok') return { kind: 'offered' as const, offer: outcome, rateE10 };
+    // Nothing is accepted and nothing is paid; only the number the agent will meet again is kept.
+    const { transactionId } = await store.quote({
+      agentId: agent.agentId,
+      agentTransactionId: request.agentTransactionId,
+      inputs,
+      offer: null,
+      rateE10: null,
+      ttlMs: 0,
+    });
+    return { kind: 'unknown' as const, transactionId };
+  }
+
+  /** The same id again. Whatever the repeat says, the payment goes on untouched. */
+  private async repeat(
+    reference: Reference,
+    agent: Agent,
+    request: PayRequest,
+    payment: StoredPayment,
+    fingerprint: string,
+    invalid: string | null,
+  ): Promise<PayAnswer> {
+    if (payment.fingerprint !== fingerprint) {
+      return invalid
+        ? refusal(202, invalid, payment.transactionId)
+        : refusal(215, null, payment.transactionId);
+    }
+    if (payment.state === State.awaitingTerms) {
+      const asked = { offer: payment.shown ?? {}, rateE10: payment.shown?.conversion?.rateE10 ?? null };
+      const again = decidePay(reference, agent, request, asked);
+      if (again.kind === 'accept' && again.state !== State.awaitingTerms) {
+        await this.parts.resumeTerms(payment, agent, again.state);
+        const { payment: now } = await this.parts.store.find(agent.agentId, request.agentTransactionId);
+        return answerOf(now ?? payment);
+      }
+    }
+    return answerOf(payment);
+  }
+
+  private sealIdentity(request: PayRequest): string | null {
+    const { identityCard, fullName } = request;
+    return identityCard || fullName ? this.parts.seal(JSON.stringify({ identityCard, fullName })) : null;
+  }
+}
+
+/** Kept between the last moment a call could end and the end of the lease, for the commit and for scheduling. */
+const leaseMarginMs = 1000;
+
+/** The lease a process needs for what it accepts: the longest wait for a place, the longest call, and the margins. */
+export function leaseMsFor(queueMsMax: number, callMsMax: number): number {
+  return queueMsMax + callMsMax + 2 * leaseMarginMs;
+}
+
+function settlementOf(
+  consequence: ReturnType<typeof consequenceOf>,
+  claimed: Claimed,
+): Pick<Settlement, 'to' | 'code' | 'reason' | 'reference' | 'shown' | 'what' | 'nextMs' | 'acknowledged'> {
+  if (consequence.kind !== 'end') {
+    const { kind, nextMs } = consequence;
+    const acknowledged = kind === 'inquire' && consequence.acknowledged;
+    return {
+      to: State.uncertain,
+      code: 1,
+      reason: null,
+      reference: null,
+      shown: null,
+      what: kind,
+      nextMs,
+      acknowledged,
+    };
+  }
+  const { to, code, reference, displays } = consequence;
+  const shown = displays ? { ...claimed.shown, displays: { ...claimed.shown?.displays, ...displays } } : null;
+  return { to, code, reason: null, reference, shown, what: null, nextMs: 0, acknowledged: false };
+}
+
+function answerOf(payment: StoredPayment): PayAnswer {
+  return {
+    code: payment.code,
+    reason: payment.reason,
+    transactionId: payment.transactionId,
+    shown: payment.shown,
+    acceptedAt: payment.acceptedAt,
+    finalAt: payment.finalAt,
+  };
+}
+
+function refusal(code: number, why: string | null, transactionId: bigint | null): PayAnswer {
+  return { code, reason: why, transactionId, shown: null, acceptedAt: null, finalAt: null };
+}

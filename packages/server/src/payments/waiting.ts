@@ -1,0 +1,233 @@
+/**
+ * What happens to payments that wait: the queue's work (send, inquire), funds that arrived, time that ran out. Every
+ * function does one bounded piece and answers how much it did, so that a loop knows whether to come again at once.
+ */
+import type pg from 'pg';
+import { State, sourcesMask, statesMask } from '../core/states.js';
+import { reason } from '../core/codes.js';
+import { plainArray } from '../db/lane.js';
+import type { Sender } from '../providers/contract.js';
+import { orderOfRow, type WaitingRow } from './order.js';
+import { callEvent, consequenceOf } from './outcome.js';
+import { open, type PaymentStore, type Settlement } from './store.js';
+import { readShown } from './stored.js';
+
+export type Db = Pick<pg.Pool, 'query'>;
+
+export interface QueueParts {
+  readonly db: Db;
+  readonly store: PaymentStore;
+  readonly sender: Sender;
+  /** As long as a claimed payment may be worked on. */
+  readonly leaseMs: () => number;
+  readonly log: { warn(facts: object, message: string): void };
+}
+
+/** Makes what dead processes were sending uncertain, so that the queue asks about it. Answers the number of payments. */
+export async function takeExpiredLeases(db: Db): Promise<number> {
+  return (await db.query('select * from take_expired_leases($1)', [100])).rowCount ?? 0;
+}
+
+/** Claims up to `limit` due payments; the caller works each with `workOne`. */
+export async function claim(parts: QueueParts, limit: number): Promise<WaitingRow[]> {
+  return (await parts.db.query<WaitingRow>('select * from claim_waiting($1, $2)', [limit, parts.leaseMs()]))
+    .rows;
+}
+
+/** One claimed payment: ask about it, or send it, and write down what that proved. */
+export async function workOne(parts: QueueParts, row: WaitingRow, claimedAt: number): Promise<void> {
+  const { db, sender, store } = parts;
+  const offers = sender.offers(row.provider_id);
+  const order = orderOfRow(row);
+
+  if (row.what === 'inquire' && !offers.status) {
+    // Without a status inquiry a repeat is the only question, and only where it cannot execute twice. Else an operator
+    // ends it with evidence.
+    const next = offers.deduplicates ? 'send' : 'inquire';
+    const pause = offers.deduplicates ? 0 : 300_000;
+    const event = JSON.stringify({ next, offers });
+    await postpone(db, row, next, pause, 'kept', 'no_status_inquiry', event);
+    return;
+  }
+
+  const sendBefore = claimedAt + parts.leaseMs() - sender.callMsMax(row.provider_id) - 1000;
+  const { outcome, record } =
+    row.what === 'send'
+      ? await sender.pay(row.provider_id, order, sendBefore)
+      : await sender.status(row.provider_id, order);
+  const trustedAfterMs = offers.notFoundTrustedAfterMs;
+  const proves = trustedAfterMs !== null && Number(row.attempt_over_ms) >= trustedAfterMs;
+  const event = callEvent(record);
+
+  // An inquiry that did not get out says nothing about the payment.
+  const asked = row.what === 'inquire' && outcome.kind === 'not_sent' ? unanswered : outcome;
+  const consequence = consequenceOf(asked, row.tries, proves);
+  if (consequence.kind === 'end') {
+    const shown = row.shown === null ? null : readShown(row.shown);
+    await store.settle({
+      transactionId: row.id,
+      agentId: row.agent_id,
+      to: consequence.to,
+      code: consequence.code,
+      reason: null,
+      reference: consequence.reference,
+      shown: consequence.displays
+        ? { ...shown, displays: { ...shown?.displays, ...consequence.displays } }
+        : null,
+      from: open,
+      fence: row.tries,
+      what: null,
+      nextMs: 0,
+      acknowledged: false,
+      event,
+      leaseId: null,
+    });
+    return;
+  }
+  const acknowledged = consequence.kind === 'inquire' && consequence.acknowledged;
+  const attempt = acknowledged ? 'acknowledged' : row.what === 'send' ? 'over' : 'kept';
+  await postpone(
+    db,
+    row,
+    consequence.kind,
+    consequence.nextMs,
+    attempt,
+    event.kind,
+    JSON.stringify(event.data),
+  );
+}
+
+const unanswered = { kind: 'unknown', detail: 'the inquiry could not be sent' } as const;
+
+async function postpone(
+  db: Db,
+  row: WaitingRow,
+  what: 'send' | 'inquire',
+  nextMs: number,
+  attempt: 'over' | 'kept' | 'acknowledged',
+  eventKind: string,
+  event: string,
+): Promise<void> {
+  await db.query('select postpone_waiting($1, $2, $3, $4, $5, $6, $7, $8)', [
+    row.shard,
+    row.id,
+    row.tries,
+    what,
+    nextMs,
+    attempt,
+    eventKind,
+    event,
+  ]);
+}
+
+/** Moves on what funds now reach, oldest first. Answers the number of payments moved. */
+export async function resumeFunded(db: Db): Promise<number> {
+  // The oldest first, skipping what does not fit: a large payment does not keep small ones waiting. The function judges
+  // again under the lock.
+  const waiting = await db.query<{
+    payment_id: bigint;
+    agent_id: bigint;
+    shard: number;
+    next_state: State;
+    need: bigint;
+    funds: bigint;
+  }>(`
+    select w.payment_id, w.agent_id, w.shard, w.next_state, p.amount_to_minor + p.fee_minor as need,
+      b.available_minor + b.credit_limit_minor as funds
+    from agent_balances b
+    cross join lateral (
+      select * from waiting w where w.agent_id = b.agent_id and w.shard = b.shard and w.what = 'funds'
+      order by w.since, w.payment_id limit 500
+    ) w
+    join payments p on p.id = w.payment_id and p.shard = w.shard
+    where b.agent_id in (select agent_id from waiting where what = 'funds')
+      and b.available_minor + b.credit_limit_minor > 0
+    order by w.agent_id, w.since, w.payment_id`);
+  const left = new Map<bigint, bigint>();
+  const byShard = new Map<number, typeof waiting.rows>();
+  for (const row of waiting.rows) {
+    const funds = left.get(row.agent_id) ?? row.funds;
+    const fits = row.need <= funds;
+    left.set(row.agent_id, fits ? funds - row.need : funds);
+    if (fits) byShard.set(row.shard, [...(byShard.get(row.shard) ?? []), row]);
+  }
+  let moved = 0;
+  for (const [shard, rows] of byShard) {
+    const result = await db.query('select * from resume_payments($1, $2, $3, $4, $5, $6, $7)', [
+      shard,
+      plainArray(rows.map((row) => row.payment_id)),
+      plainArray(rows.map((row) => row.agent_id)),
+      plainArray(rows.map(() => statesMask(State.awaitingFunds))),
+      plainArray(rows.map((row) => row.next_state)),
+      'funded',
+      '{}',
+    ]);
+    moved += result.rowCount ?? 0;
+  }
+  return moved;
+}
+
+/** Ends what waited too long: 220 becomes 250, 255 becomes 300. Nothing of it was ever sent. Answers how many. */
+export async function expire(db: Db, store: PaymentStore, waitMs: number): Promise<number> {
+  const { rows } = await db.query<{ payment_id: bigint; agent_id: bigint; what: 'funds' | 'terms' }>(
+    `select payment_id, agent_id, what from waiting
+     where what in ('funds', 'terms') and since < now() - $1 * interval '1 ms'
+     order by since limit 200`,
+    [waitMs],
+  );
+  const ended = await Promise.all(
+    rows.map((row) =>
+      store.settle({
+        ...ending,
+        transactionId: row.payment_id,
+        agentId: row.agent_id,
+        code: row.what === 'funds' ? 250 : 300,
+        reason: row.what === 'funds' ? null : reason('terms_not_met'),
+        from: [row.what === 'funds' ? State.awaitingFunds : State.awaitingTerms],
+        event: { kind: 'expired', data: { waited: row.what, waitMs } },
+      }),
+    ),
+  );
+  return ended.filter((each) => each.moved).length;
+}
+
+/** The parts of a settlement that a decision without a provider call leaves empty. */
+const ending: Omit<Settlement, 'transactionId' | 'agentId' | 'code' | 'reason' | 'from' | 'event'> = {
+  to: State.failed,
+  reference: null,
+  shown: null,
+  fence: null,
+  what: null,
+  nextMs: 0,
+  acknowledged: false,
+  leaseId: null,
+};
+
+/** Moves a payment of a 255 whose terms are met now; funds are judged anew. */
+export async function resumeTerms(
+  db: Db,
+  shard: number,
+  id: bigint,
+  agentId: bigint,
+  to: State,
+): Promise<void> {
+  await db.query('select * from resume_payments($1, $2, $3, $4, $5, $6, $7)', [
+    shard,
+    plainArray([id]),
+    plainArray([agentId]),
+    plainArray([statesMask(State.awaitingTerms) & sourcesMask(to)]),
+    plainArray([to]),
+    'terms_met',
+    '{}',
+  ]);
+}
+
+/** Forgets inquiries older than `keepMs`: their quote is long over and no pay came. Answers how many. */
+export async function purgeQuotes(db: Db, keepMs: number): Promise<number> {
+  const result = await db.query(
+    `delete from quotes where ctid = any (array(
+       select ctid from quotes where created_at < now() - $1 * interval '1 ms' limit 1000))`,
+    [keepMs],
+  );
+  return result.rowCount ?? 0;
+}

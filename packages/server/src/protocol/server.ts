@@ -1,0 +1,316 @@
+import { randomBytes } from 'node:crypto';
+import { STATUS_CODES } from 'node:http';
+import type { Server as HttpsServer } from 'node:https';
+import type { Socket } from 'node:net';
+import fastify, {
+  type FastifyBaseLogger,
+  type FastifyInstance,
+  type FastifyReply,
+  type FastifyRequest,
+  LogController,
+} from 'fastify';
+import { Overloaded, type UseCases } from '../core/answers.js';
+import type { Agent, Language, Reference } from '../core/catalogue.js';
+import { type HttpError, httpErrors } from '../core/codes.js';
+import { type ArrayKey, CatalogueAnswers } from './catalogue.js';
+import { type Directory, identify } from './credentials.js';
+import { parseBody } from './json.js';
+import { type Answer, codeOnly, type Method, methodsOf } from './methods.js';
+import { renderCode } from './render.js';
+import { readAgentTransactionId } from './requests.js';
+import { localTimeIn } from './time.js';
+import { readTls, reloadTls, type TlsFiles } from './tls.js';
+
+export interface ProtocolConfig {
+  /** Served beside the bare `/api/v20`: `/AirPayService` opens `/AirPayService/api/v20/pay`. */
+  readonly prefixes: readonly string[];
+  /** The centre's time zone, `Asia/Almaty`. */
+  readonly zone: string;
+  readonly catalogueKey: ArrayKey;
+  /** Addresses and networks of the proxies whose `X-Forwarded-For` is believed. */
+  readonly trustedProxies: readonly string[];
+  readonly connectionsMax: number;
+  /** How long `close()` waits for requests under way before it cuts their connections. */
+  readonly drainMsMax: number;
+}
+
+export interface ServerParts {
+  readonly config: ProtocolConfig;
+  readonly useCases: UseCases;
+  readonly reference: () => Reference;
+  readonly directory: Directory;
+  readonly tls?: TlsFiles;
+  readonly logger: FastifyBaseLogger;
+}
+
+const bodyBytesMax = 64 * 1024;
+const requestMsMax = 30_000;
+const headersMsMax = 15_000;
+const silenceMsMax = 60_000;
+const keepAliveMs = 72_000;
+const idleSweepMs = 50;
+const retryAfterS = 5;
+
+/** What the content type parsers leave: the bytes, or `null` for a type that is not JSON. */
+type Received = Buffer | null | undefined;
+
+/**
+ * The agents' server: six methods under `/api/v20`, `GET /healthz`, plain errors for all else. Not listening yet, so that
+ * other routes can be registered. `close()` answers what is under way and then lets the connections go.
+ */
+export function buildServer(parts: ServerParts): FastifyInstance {
+  const { config, logger } = parts;
+  const requestIdPrefix = randomBytes(4).toString('hex');
+  let requestCount = 0;
+  const app = fastify({
+    loggerInstance: logger,
+    logController: new LogController({ disableRequestLogging: true }),
+    genReqId: () => {
+      requestCount += 1;
+      return `${requestIdPrefix}-${requestCount.toString(36)}`;
+    },
+    trustProxy: config.trustedProxies.length > 0 ? [...config.trustedProxies] : false,
+    return503OnClosing: false,
+    requestTimeout: requestMsMax,
+    connectionTimeout: silenceMsMax,
+    keepAliveTimeout: keepAliveMs,
+    clientErrorHandler,
+    frameworkErrors: (_error, _request, reply) => {
+      sendError(reply as unknown as FastifyReply, 'not_found');
+    },
+    ...(parts.tls ? { https: readTls(parts.tls) } : {}),
+  }) as unknown as FastifyInstance;
+  app.server.headersTimeout = headersMsMax;
+  app.server.maxConnections = config.connectionsMax;
+  closeInTime(app, config.drainMsMax);
+  if (parts.tls) {
+    const stop = reloadTls(app.server as unknown as HttpsServer, parts.tls, logger);
+    app.addHook('onClose', async () => stop());
+  }
+
+  app.setNotFoundHandler((_request, reply) => sendError(reply, 'not_found'));
+  app.setErrorHandler((error, request, reply) => {
+    if (request.is404) return sendError(reply, 'not_found');
+    return sendHttpError(error, request, reply);
+  });
+  app.get('/healthz', async (_request, reply) => {
+    reply.header('content-type', 'application/json; charset=utf-8');
+    return '{"status":"ok"}';
+  });
+  app.register(async (api) => serveProtocol(api, parts));
+  return app;
+}
+
+function serveProtocol(api: FastifyInstance, parts: ServerParts): void {
+  const { config, directory, logger } = parts;
+  const methods = methodsOf(
+    parts.useCases,
+    parts.reference,
+    new CatalogueAnswers(config.catalogueKey),
+    localTimeIn(config.zone),
+  );
+  let closing = false;
+  api.addHook('preClose', async () => {
+    closing = true;
+  });
+
+  api.setChildLoggerFactory((base) => base);
+  api.removeAllContentTypeParsers();
+  api.addContentTypeParser<Buffer>(
+    ['application/json', 'text/json'],
+    { parseAs: 'buffer', bodyLimit: bodyBytesMax },
+    (_request, body, done) => done(null, body),
+  );
+  api.addContentTypeParser<Buffer>(
+    '*',
+    { parseAs: 'buffer', bodyLimit: bodyBytesMax },
+    (request, body, done) => {
+      const acceptable = body.length === 0 || request.headers['content-type'] === undefined;
+      done(null, acceptable ? body : null);
+    },
+  );
+
+  const serve = async (
+    name: string,
+    method: Method,
+    request: FastifyRequest,
+    reply: FastifyReply,
+    body: Received,
+  ) => {
+    const startedMs = performance.now();
+    const caller = identify(directory, parts.reference(), request.headers.authorization, request.ip);
+    const agent = caller.ok || caller.error !== 'unauthorized' ? caller.agent : undefined;
+    const answer = caller.ok ? await answerTo(name, method, caller.agent, request, reply, body) : null;
+    // Asked only now: the server may have begun to close while the answer was made.
+    if (closing) reply.header('connection', 'close');
+    if (answer) await sendAnswer(answer, request, reply);
+    else if (!caller.ok) sendError(reply, caller.error, agent?.language);
+    const ms = Math.round((performance.now() - startedMs) * 10) / 10;
+    const facts = {
+      reqId: request.id,
+      method: request.method,
+      route: name,
+      agentId: agent?.agentId.toString(),
+    };
+    logger.info({ ...facts, status: reply.statusCode, code: answer?.code, ms }, 'answered');
+    return reply;
+  };
+
+  const answerTo = async (
+    name: string,
+    method: Method,
+    agent: Agent,
+    request: FastifyRequest,
+    reply: FastifyReply,
+    received: Received,
+  ): Promise<Answer> => {
+    const read = readBody(method, received);
+    if (!read.ok) return codeOnly(202, read.why, agent, null);
+    const agentTransactionId = readAgentTransactionId(read.value.agentTransactionId);
+    try {
+      return await method.answer({ agent, body: read.value, agentTransactionId });
+    } catch (error) {
+      // Nothing is known of the payment, so this must not read as final.
+      logFailure(logger, error, request.id, name, agent);
+      reply.code(503).header('retry-after', error instanceof Overloaded ? error.retryAfterS : retryAfterS);
+      return codeOnly(1, null, agent, agentTransactionId);
+    }
+  };
+
+  const otherHttpMethods = api.supportedMethods.filter((each) => each !== 'POST');
+  for (const [name, method] of Object.entries(methods)) {
+    for (const prefix of new Set(['', ...config.prefixes])) {
+      const url = `${prefix}/api/v20/${name}`;
+      api.route({
+        method: 'POST',
+        url,
+        handler: (request, reply) => serve(name, method, request, reply, request.body as Received),
+        errorHandler: (error, request, reply) => {
+          // A media type that cannot even be read is one more wrong type.
+          if (error.code === 'FST_ERR_CTP_INVALID_MEDIA_TYPE')
+            return serve(name, method, request, reply.code(200), null);
+          return sendHttpError(error, request, reply);
+        },
+      });
+      api.route({
+        method: otherHttpMethods,
+        url,
+        handler: methodNotAllowed,
+        errorHandler: (_error, request, reply) => methodNotAllowed(request, reply),
+      });
+    }
+  }
+}
+
+function readBody(method: Method, body: Received): ReturnType<typeof parseBody> {
+  if (body === null) return { ok: false, why: 'content_type' };
+  if (method.bodyOptional && (body === undefined || body.length === 0)) return { ok: true, value: {} };
+  return parseBody(body ?? Buffer.alloc(0));
+}
+
+async function sendAnswer(answer: Answer, request: FastifyRequest, reply: FastifyReply): Promise<void> {
+  reply.header('content-type', 'application/json; charset=utf-8');
+  if (answer.gzipped && acceptsGzip(request)) {
+    reply.header('content-encoding', 'gzip').send(await answer.gzipped());
+  } else reply.send(answer.body);
+}
+
+function acceptsGzip(request: FastifyRequest): boolean {
+  const accepted = String(request.headers['accept-encoding'] ?? '');
+  return /\bgzip\b(?!\s*;\s*q=0(\.0*)?\s*(,|$))/i.test(accepted);
+}
+
+function methodNotAllowed(request: FastifyRequest, reply: FastifyReply): FastifyReply {
+  return refuse(request, reply.header('allow', 'POST'), 'method_not_allowed');
+}
+
+/** For requests that came to one of the six paths and got no further. */
+function refuse(request: FastifyRequest, reply: FastifyReply, error: HttpError): FastifyReply {
+  const { status } = httpErrors[error];
+  request.log.info(
+    { reqId: request.id, method: request.method, route: request.routeOptions.url, status },
+    error,
+  );
+  return sendError(reply, error);
+}
+
+/** What went wrong before a route could answer: a body too large or not as long as announced, or a bug. */
+function sendHttpError(error: unknown, request: FastifyRequest, reply: FastifyReply): FastifyReply {
+  const { code, statusCode } = error as { code?: string; statusCode?: number };
+  if (code === 'FST_ERR_CTP_BODY_TOO_LARGE') {
+    // The rest of the body is read and dropped: cutting the connection could cost the client this answer.
+    reply.removeHeader('connection');
+    return refuse(request, reply, 'body_too_large');
+  }
+  if (statusCode !== undefined && statusCode >= 400 && statusCode < 500)
+    return refuse(request, reply, 'malformed_http');
+  logFailure(request.log, error, request.id, request.routeOptions.url ?? '', undefined);
+  reply
+    .code(503)
+    .header('retry-after', retryAfterS)
+    .header('content-type', 'application/json; charset=utf-8');
+  return reply.send(renderCode(1, null, 'ru'));
+}
+
+/** No `result` in these: the agent must not read them as an answer to the business question. */
+function sendError(reply: FastifyReply, error: HttpError, language: Language = 'ru'): FastifyReply {
+  const { status } = httpErrors[error];
+  if (status === 401)
+    reply.header('www-authenticate', 'Bearer realm="tolem", Basic realm="tolem", charset="UTF-8"');
+  return reply
+    .code(status)
+    .header('content-type', 'application/json; charset=utf-8')
+    .send(errorBody(error, language));
+}
+
+function errorBody(error: HttpError, language: Language): string {
+  return JSON.stringify({ error, message: httpErrors[error].text[language] });
+}
+
+const clientErrors: Readonly<Record<string, HttpError>> = {
+  HPE_HEADER_OVERFLOW: 'headers_too_large',
+  ERR_HTTP_REQUEST_TIMEOUT: 'request_timeout',
+};
+
+/** For what is not HTTP enough to reach a route. */
+function clientErrorHandler(error: Error & { code?: string }, socket: Socket): void {
+  if (error.code === 'ECONNRESET' || !socket.writable) {
+    socket.destroy();
+    return;
+  }
+  const key = clientErrors[error.code ?? ''] ?? 'malformed_http';
+  const { status } = httpErrors[key];
+  const body = errorBody(key, 'ru');
+  socket.end(
+    `HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\nConnection: close\r\n` +
+      `Content-Type: application/json; charset=utf-8\r\nContent-Length: ${Buffer.byteLength(body)}\r\n\r\n${body}`,
+  );
+}
+
+/** Where it happened and what it was. Digits are masked: a message may quote an account. */
+function logFailure(
+  logger: FastifyBaseLogger,
+  error: unknown,
+  reqId: string,
+  route: string,
+  agent: Agent | undefined,
+): void {
+  const cause = (error instanceof Error ? error.stack : String(error))?.replace(/\d{5,}/g, '#');
+  const facts = { reqId, route, agentId: agent?.agentId.toString(), cause };
+  if (error instanceof Overloaded) logger.warn(facts, 'overloaded; the agent was told when to come back');
+  else logger.error(facts, 'a request failed inside the centre; the agent was told to repeat it');
+}
+
+/** Lets go of connections as they fall idle, and of all of them when the time is over. */
+function closeInTime(app: FastifyInstance, drainMsMax: number): void {
+  let sweep: NodeJS.Timeout;
+  let deadline: NodeJS.Timeout;
+  app.addHook('preClose', async () => {
+    sweep = setInterval(() => app.server.closeIdleConnections(), idleSweepMs);
+    deadline = setTimeout(() => app.server.closeAllConnections(), drainMsMax);
+  });
+  app.addHook('onClose', async () => {
+    clearInterval(sweep);
+    clearTimeout(deadline);
+  });
+}

@@ -1,0 +1,422 @@
+/**
+ * The only way out to providers. One line per provider: so many connections, so many calls waiting, so long for each
+ * phase. Nothing is ever sent twice from here: no redirects, no retries.
+ *
+ * What a call may be told to have been:
+ *   not_sent  no byte of the request was handed to a socket, and none will be;
+ *   unknown   everything else that ends without an answer the connector takes for proof.
+ */
+import { setTimeout as delay } from 'node:timers/promises';
+import { Client, type Dispatcher } from 'undici';
+import { z } from 'zod';
+import type { ProviderFacts } from '../core/catalogue.js';
+import type {
+  CallRecord,
+  Connector,
+  ConnectorFactory,
+  HttpRequest,
+  HttpResponse,
+  NotSent,
+  Sender,
+  Unknown,
+} from './contract.js';
+
+export interface SenderLog {
+  error(fields: object, message: string): void;
+}
+
+export interface SenderOptions {
+  /** The providers as they are now; asked at every call, so a change of settings counts from the next one. */
+  readonly providers: () => ReadonlyMap<string, ProviderFacts>;
+  readonly connectors: ReadonlyMap<string, ConnectorFactory>;
+  readonly log: SenderLog;
+}
+
+/** What the sender reads of a provider's settings; connectors read their own keys. */
+const settingsShape = z.object({
+  baseUrl: z
+    .string()
+    .refine(isBaseUrl, 'must be http(s)://host[:port][/path] without login, query and fragment'),
+  concurrencyMax: z.int().min(1).max(4096).default(64),
+  queueMax: z.int().min(0).max(100_000).default(2000),
+  queueMsMax: z.int().min(1).max(60_000).default(2000),
+  connectTimeoutMs: z.int().min(1).max(60_000).default(1000),
+  /** From the moment the request leaves to the last byte of the answer. */
+  answerMsMax: z.int().min(1).max(600_000).default(10_000),
+  responseBytesMax: z
+    .int()
+    .min(1)
+    .max(64 * 1024 * 1024)
+    .default(1024 * 1024),
+  /** How long an idle connection is kept, where the provider does not name a shorter time. */
+  keepAliveMs: z.int().min(1).max(600_000).default(4000),
+});
+type Settings = z.infer<typeof settingsShape>;
+
+/** Deadlines are looked at this often, for all calls of a line together. */
+const sweepMs = 50;
+
+type Reply = { readonly kind: 'answered'; readonly response: HttpResponse } | NotSent | Unknown;
+
+export function createSender({ providers, connectors, log }: SenderOptions): Sender {
+  interface Entry {
+    facts: ProviderFacts;
+    readonly key: string;
+    readonly ready: { readonly connector: Connector; readonly line: Line } | { readonly problem: string };
+  }
+  const entries = new Map<string, Entry>();
+  const lines = new Set<Line>();
+
+  /** The provider's connector and line, made anew when its settings have changed. Throws a plain sentence. */
+  function entryOf(providerId: string): { readonly connector: Connector; readonly line: Line } {
+    const facts = providers().get(providerId);
+    if (!facts) throw new Error(`provider ${providerId} is not known; add it or correct the service`);
+    let entry = entries.get(providerId);
+    if (entry?.facts !== facts) {
+      const key = JSON.stringify([facts.connector, facts.settings]);
+      if (entry?.key === key) {
+        entry.facts = facts;
+      } else {
+        if (entry && 'line' in entry.ready) retire(entry.ready.line);
+        entry = { facts, key, ready: prepare(facts) };
+        entries.set(providerId, entry);
+      }
+    }
+    if ('problem' in entry.ready) throw new Error(entry.ready.problem);
+    return entry.ready;
+  }
+
+  function prepare(facts: ProviderFacts): Entry['ready'] {
+    try {
+      const factory = connectors.get(facts.connector);
+      if (!factory) throw new Error(`there is no connector ${facts.connector}`);
+      const parsed = settingsShape.safeParse(facts.settings);
+      if (!parsed.success) {
+        throw new Error(
+          parsed.error.issues.map((each) => `${each.path.join('.')}: ${each.message}`).join('; '),
+        );
+      }
+      const connector = factory(facts.settings);
+      const line = new Line(parsed.data);
+      lines.add(line);
+      return { connector, line };
+    } catch (error) {
+      const problem = `provider ${facts.providerId} cannot be called, correct its settings: ${(error as Error).message}`;
+      log.error({ providerId: facts.providerId }, problem);
+      return { problem };
+    }
+  }
+
+  function retire(line: Line): void {
+    void line.close(line.callMsMax).then(() => lines.delete(line));
+  }
+
+  async function call<Outcome extends { readonly kind: string }>(
+    name: CallRecord['call'],
+    providerId: string,
+    sendBefore: number,
+    build: (connector: Connector) => HttpRequest,
+    parse: (connector: Connector, response: HttpResponse) => Outcome,
+  ): Promise<{ outcome: Outcome | NotSent | Unknown; record: CallRecord }> {
+    const startedAt = new Date().toISOString();
+    const startedMs = performance.now();
+    const [outcome, httpStatus] = await talk();
+    return {
+      outcome,
+      record: {
+        call: name,
+        startedAt,
+        durationMs: Math.round(performance.now() - startedMs),
+        httpStatus,
+        outcome: outcome.kind,
+        detail: recordDetail(outcome),
+      },
+    };
+
+    async function talk(): Promise<[Outcome | NotSent | Unknown, number | null]> {
+      let connector: Connector;
+      let line: Line;
+      let request: HttpRequest;
+      try {
+        ({ connector, line } = entryOf(providerId));
+      } catch (error) {
+        return [{ kind: 'not_sent', detail: (error as Error).message }, null];
+      }
+      try {
+        request = build(connector);
+      } catch (error) {
+        return [{ kind: 'not_sent', detail: connectorFailed(error) }, null];
+      }
+      const reply = await line.send(request, sendBefore);
+      if (reply.kind !== 'answered') return [reply, null];
+      try {
+        return [parse(connector, reply.response), reply.response.status];
+      } catch (error) {
+        return [{ kind: 'unknown', detail: connectorFailed(error) }, reply.response.status];
+      }
+    }
+
+    /** Only the kind and the place: the message of an error may quote what was parsed. */
+    function connectorFailed(error: unknown): string {
+      const kind = error instanceof Error ? error.name : typeof error;
+      const at = error instanceof Error ? error.stack?.match(/^ {4}at .*$/m)?.[0].trim() : undefined;
+      log.error({ providerId, call: name, error: kind, at }, 'a connector failed; correct it');
+      return `connector failed: ${kind}`;
+    }
+  }
+
+  return {
+    check: (providerId, inquiry) =>
+      call(
+        'check',
+        providerId,
+        Number.POSITIVE_INFINITY,
+        (connector) => connector.buildCheck(inquiry),
+        (connector, response) => connector.parseCheck(response, inquiry),
+      ),
+    pay: (providerId, order, sendBefore) =>
+      call(
+        'pay',
+        providerId,
+        sendBefore,
+        (connector) => connector.buildPay(order),
+        (connector, response) => connector.parsePay(response, order),
+      ),
+    status: (providerId, order) =>
+      call(
+        'status',
+        providerId,
+        Number.POSITIVE_INFINITY,
+        (connector) => connector.buildStatus(order),
+        (connector, response) => connector.parseStatus(response, order),
+      ),
+    offers: (providerId) => entryOf(providerId).connector.offers,
+    callMsMax: (providerId) => entryOf(providerId).line.callMsMax,
+    close: async (ms) => {
+      await Promise.all([...lines].map((line) => line.close(ms)));
+    },
+  };
+}
+
+/** The connections to one provider, each with one call at a time, and the calls that wait for one. */
+class Line {
+  readonly callMsMax: number;
+  private readonly origin: string;
+  private readonly pathPrefix: string;
+  private readonly free: Client[] = [];
+  private readonly all: Client[] = [];
+  private readonly underWay = new Set<Call>();
+  private waiting: Call[] = [];
+  private sweeper: NodeJS.Timeout | null = null;
+  private closing = false;
+
+  constructor(readonly settings: Settings) {
+    const url = new URL(settings.baseUrl);
+    this.origin = url.origin;
+    this.pathPrefix = url.pathname.replace(/\/$/, '');
+    this.callMsMax = settings.connectTimeoutMs + settings.answerMsMax + 2 * sweepMs;
+  }
+
+  /** Sends once, if the request can leave before that moment of `performance.now()`. Never rejects. */
+  send(request: HttpRequest, sendBefore: number): Promise<Reply> {
+    return new Promise((resolve) => {
+      const call = new Call(this, request, sendBefore, resolve);
+      if (this.closing) return call.refuse('the connections to the provider are being closed');
+      if (performance.now() >= sendBefore) return call.refuse('the time to send by has passed');
+      const client = this.free.pop() ?? this.connectable();
+      if (client) this.start(call, client);
+      else if (this.waiting.length < this.settings.queueMax) this.wait(call);
+      else call.refuse(`the queue is full, ${this.waiting.length} calls wait`);
+    });
+  }
+
+  /** Refuses what waits, gives calls under way at most `ms`, then cuts them. */
+  async close(ms: number): Promise<void> {
+    this.closing = true;
+    const untilMs = performance.now() + ms;
+    for (const call of this.waiting) call.refuse('the connections to the provider are being closed');
+    this.waiting = [];
+    while (this.underWay.size > 0 && performance.now() < untilMs) await delay(10);
+    await Promise.all(this.all.map((client) => client.destroy()));
+  }
+
+  /** A connection has done its call. */
+  release(call: Call, client: Client): void {
+    this.underWay.delete(call);
+    // Not at once: undici is still in the middle of its own bookkeeping for this client.
+    queueMicrotask(() => {
+      const nowMs = performance.now();
+      let next = this.waiting.shift();
+      for (; next && next.deadlineMs <= nowMs; next = this.waiting.shift()) next.expire();
+      if (next) this.start(next, client);
+      else this.free.push(client);
+    });
+  }
+
+  private connectable(): Client | undefined {
+    if (this.all.length >= this.settings.concurrencyMax) return undefined;
+    // A client is one connection. Its own time-outs for the answer are off, since the sweep keeps one deadline for the
+    // whole of it; its time-out for connecting frees the client after the sweep has given the call up.
+    const client = new Client(this.origin, {
+      pipelining: 1,
+      headersTimeout: 0,
+      bodyTimeout: 0,
+      connectTimeout: this.settings.connectTimeoutMs,
+      keepAliveTimeout: this.settings.keepAliveMs,
+      keepAliveMaxTimeout: this.settings.keepAliveMs,
+    });
+    this.all.push(client);
+    return client;
+  }
+
+  private wait(call: Call): void {
+    call.deadlineMs = Math.min(performance.now() + this.settings.queueMsMax, call.sendBefore);
+    this.waiting.push(call);
+  }
+
+  private start(call: Call, client: Client): void {
+    this.underWay.add(call);
+    this.sweeper ??= setInterval(() => this.sweep(), sweepMs).unref();
+    call.leave(client);
+    const { method, path, headers, body } = call.request;
+    client.dispatch({ method, path: this.pathPrefix + path, headers, body }, call);
+  }
+
+  private sweep(): void {
+    const nowMs = performance.now();
+    for (const call of this.underWay) if (call.deadlineMs <= nowMs) call.expire();
+    const late = this.waiting.filter((call) => call.deadlineMs <= nowMs);
+    if (late.length > 0) {
+      this.waiting = this.waiting.filter((call) => call.deadlineMs > nowMs);
+      for (const call of late) call.expire();
+    }
+    if (this.underWay.size === 0 && this.sweeper) {
+      clearInterval(this.sweeper);
+      this.sweeper = null;
+    }
+  }
+}
+
+/** One request on its way; undici's handler of it. */
+class Call implements Dispatcher.DispatchHandler {
+  /** When the sweep ends the present phase, on the clock of `performance.now()`. */
+  deadlineMs = 0;
+  private phase: 'waiting' | 'connecting' | 'sent' | 'over' = 'waiting';
+  private client: Client | null = null;
+  private controller: Dispatcher.DispatchController | null = null;
+  private status = 0;
+  private headers: HttpResponse['headers'] = {};
+  private readonly chunks: Buffer[] = [];
+  private bytes = 0;
+
+  constructor(
+    private readonly line: Line,
+    readonly request: HttpRequest,
+    readonly sendBefore: number,
+    private readonly resolve: (reply: Reply) => void,
+  ) {}
+
+  refuse(detail: string): void {
+    this.settle({ kind: 'not_sent', detail });
+  }
+
+  leave(client: Client): void {
+    this.client = client;
+    this.phase = 'connecting';
+    this.deadlineMs = Math.min(performance.now() + this.line.settings.connectTimeoutMs, this.sendBefore);
+  }
+
+  expire(): void {
+    const { queueMsMax, connectTimeoutMs, answerMsMax } = this.line.settings;
+    if (this.phase === 'waiting') {
+      this.refuse(`no free connection within ${queueMsMax} ms or the time to send by`);
+    } else if (this.phase === 'connecting') {
+      // Should the connection come up later, onRequestStart stops the request before its first byte.
+      this.deadlineMs = Number.POSITIVE_INFINITY;
+      this.refuse(`no connection within ${connectTimeoutMs} ms or the time to send by`);
+    } else if (this.phase === 'sent') {
+      this.giveUp(`no whole answer within ${answerMsMax} ms`);
+    }
+  }
+
+  /** The connection is there and undici is about to write: the last moment at which nothing has left. */
+  onRequestStart(controller: Dispatcher.DispatchController): void {
+    const nowMs = performance.now();
+    if (this.phase === 'connecting' && nowMs < this.sendBefore) {
+      this.phase = 'sent';
+      this.controller = controller;
+      this.deadlineMs = nowMs + this.line.settings.answerMsMax;
+      return;
+    }
+    if (this.phase === 'connecting') this.refuse('the time to send by has passed');
+    // Also reached by a call given up meanwhile, and should undici ever begin to write a request again: it must not.
+    controller.abort(new Error('not to be sent'));
+  }
+
+  onResponseStart(_: Dispatcher.DispatchController, status: number, headers: HttpResponse['headers']): void {
+    this.status = status;
+    this.headers = headers;
+  }
+
+  onResponseData(_: Dispatcher.DispatchController, chunk: Buffer): void {
+    this.bytes += chunk.length;
+    if (this.bytes > this.line.settings.responseBytesMax) {
+      this.giveUp(`the answer is longer than ${this.line.settings.responseBytesMax} bytes`);
+    } else {
+      this.chunks.push(chunk);
+    }
+  }
+
+  onResponseEnd(): void {
+    const body = (this.chunks.length === 1 ? this.chunks[0]! : Buffer.concat(this.chunks)).toString('utf8');
+    this.finish({ kind: 'answered', response: { status: this.status, headers: this.headers, body } });
+  }
+
+  onResponseError(_: Dispatcher.DispatchController | null, error: Error): void {
+    const reason = (error as NodeJS.ErrnoException).code ?? error.name;
+    if (this.phase === 'connecting')
+      this.finish({ kind: 'not_sent', detail: `the request could not leave: ${reason}` });
+    else this.finish({ kind: 'unknown', detail: `the connection failed: ${reason}` });
+  }
+
+  private settle(reply: Reply): void {
+    this.phase = 'over';
+    this.resolve(reply);
+  }
+
+  private giveUp(detail: string): void {
+    this.settle({ kind: 'unknown', detail });
+    this.controller?.abort(new Error(detail));
+  }
+
+  private finish(reply: Reply): void {
+    const client = this.client;
+    if (!client) return;
+    this.client = null;
+    if (this.phase !== 'over') this.settle(reply);
+    this.line.release(this, client);
+  }
+}
+
+function isBaseUrl(text: string): boolean {
+  if (!URL.canParse(text)) return false;
+  const url = new URL(text);
+  return (
+    (url.protocol === 'http:' || url.protocol === 'https:') &&
+    url.username === '' &&
+    url.password === '' &&
+    url.search === '' &&
+    url.hash === ''
+  );
+}
+
+/** For the payment's history: short, and without the long numbers in which accounts and phones come. */
+function recordDetail(outcome: {
+  readonly kind: string;
+  readonly detail?: string;
+  readonly code?: number;
+}): string | null {
+  if (outcome.detail === undefined) return null;
+  const text = outcome.kind === 'refused' ? `${outcome.code}: ${outcome.detail}` : outcome.detail;
+  return text.replace(/\d{6,}/g, '***').slice(0, 200);
+}

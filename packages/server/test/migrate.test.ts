@@ -1,0 +1,147 @@
+import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { afterEach, beforeEach, expect, test } from 'vitest';
+import { SetupError } from '../src/config.js';
+import { connectOptions, openClient } from '../src/db/connect.js';
+import { dumpSchema } from '../src/db/dump.js';
+import { ensurePostgres } from '../src/db/embedded.js';
+import { migrate } from '../src/db/migrate.js';
+import { freshDatabase, sqlDirectory, type TestDatabase, temporaryDirectory } from './support/database.js';
+
+let directory: string;
+let database: TestDatabase;
+const one = 'create table a (n int primary key); grant select on a to tolem_app;';
+const two = 'create table b (n int references a);\ninsert into a values (1); insert into b values (1);';
+
+beforeEach(async () => {
+  directory = mkdtempSync(join(tmpdir(), 'tolem-sql-'));
+  database = await freshDatabase();
+  // The template is migrated; these tests bring their own migrations.
+  await query('drop schema tolem cascade');
+  write('0001_one', one);
+});
+
+afterEach(async () => {
+  rmSync(directory, { recursive: true });
+  await database.drop();
+});
+
+function write(name: string, sql: string): void {
+  writeFileSync(join(directory, `${name}.sql`), sql);
+}
+
+async function query(sql: string, options = database.adminOptions): Promise<Record<string, unknown>[]> {
+  const client = await openClient(options);
+  return client
+    .query(sql)
+    .then(({ rows }) => rows)
+    .finally(() => client.end());
+}
+
+const up = () => migrate(database.adminOptions, { directory });
+
+test('migrations run in order, once, and only what is new', async () => {
+  expect(await up()).toEqual(['0001_one']);
+  write('0002_two', two);
+  expect(await up()).toEqual(['0002_two']);
+  expect(await up()).toEqual([]);
+  expect(await query('select n from b')).toEqual([{ n: 1 }]);
+});
+
+test('twenty processes that migrate one database at once run each migration once', async () => {
+  write('0002_two', `select pg_sleep(0.2); ${two}`);
+  const ran = await Promise.all(Array.from({ length: 20 }, up));
+  expect(ran.flat()).toEqual(['0001_one', '0002_two']);
+  expect(await query('select n from b')).toEqual([{ n: 1 }]);
+});
+
+test('many databases of one new server may be migrated at once', async () => {
+  const dataDir = temporaryDirectory();
+  const server = await ensurePostgres({ dataDir, settings: { fsync: 'off' } });
+  const options = (name: string) =>
+    connectOptions({ ...server.connection, database: name }, { name: 'test', role: 'owner' });
+  const names = Array.from({ length: 4 }, (_, index) => `race_${index}`);
+  try {
+    for (const name of names) await query(`create database ${name}`, options('postgres'));
+    const ran = await Promise.all(names.map((name) => migrate(options(name), { directory })));
+    expect(ran).toEqual(names.map(() => ['0001_one']));
+  } finally {
+    await server.stop();
+    rmSync(server.home, { recursive: true });
+    rmSync(dataDir, { recursive: true, force: true });
+  }
+});
+
+test('the application has what was granted and nothing else', async () => {
+  await up();
+  expect(await query('select n from a', database.appOptions)).toEqual([]);
+  await expect(query('insert into a values (1)', database.appOptions)).rejects.toThrow('permission denied');
+  await expect(query('create table c (n int)', database.appOptions)).rejects.toThrow('permission denied');
+});
+
+test('an owner without any special right and an application of its own are enough', async () => {
+  const owner = `owner_${database.address.database}`;
+  const app = `app_${database.address.database}`;
+  await query(
+    `create role ${owner} login; create role ${app} login; grant tolem_app to ${owner} with admin option;
+     grant create on database ${database.address.database} to ${owner}`,
+  );
+  try {
+    const as = (user: string, role: 'app' | 'owner') =>
+      connectOptions({ ...database.address, user }, { name: 'test', role });
+    expect(await migrate(as(owner, 'owner'), { directory, appUser: app })).toEqual(['0001_one']);
+    expect(await query('select n from a', as(app, 'app'))).toEqual([]);
+    await query(`revoke tolem_app from ${app} granted by ${owner}`);
+    expect(await migrate(as(owner, 'owner'), { directory, appUser: app })).toEqual([]);
+    expect(await query('select n from a', as(app, 'app'))).toEqual([]);
+  } finally {
+    await query(`drop owned by ${owner} cascade; drop owned by ${app}; drop role ${app}; drop role ${owner}`);
+  }
+});
+
+test('a database that is newer than the build is refused untouched', async () => {
+  write('0002_two', two);
+  await up();
+  rmSync(join(directory, '0002_two.sql'));
+  const refusal = await up().catch((error) => error);
+  expect(refusal).toBeInstanceOf(SetupError);
+  expect(refusal.message).toBe(
+    'the database schema is newer than this build (it has 0002_two; this build knows up to 0001_one): start the newer version',
+  );
+  expect(await query('select name from tolem.migrations order by name')).toEqual([
+    { name: '0001_one' },
+    { name: '0002_two' },
+  ]);
+});
+
+test('a migration that was edited after it ran is refused', async () => {
+  await up();
+  write('0001_one', `${one} -- edited`);
+  write('0002_two', two);
+  await expect(up()).rejects.toThrow(/^migration 0001_one was edited after it ran/);
+  expect(await query("select to_regclass('tolem.b') as b")).toEqual([{ b: null }]);
+});
+
+test('a migration that fails is rolled back whole, and the line is named', async () => {
+  write('0002_two', 'create table c (n int);\n\ncreate table d (n nonsense);');
+  await expect(up()).rejects.toThrow(
+    'migration 0002_two, line 3 failed and was rolled back: type "nonsense" does not exist',
+  );
+  expect(await query("select to_regclass('tolem.c') as c, to_regclass('tolem.a') is null as lost")).toEqual([
+    { c: null, lost: false },
+  ]);
+});
+
+test('numbers follow each other', async () => {
+  write('0003_three', 'select 1');
+  await expect(up()).rejects.toThrow('migration 0003_three.sql is misnamed: number 2 comes next');
+});
+
+test('sql/schema.sql is what the migrations add up to; when it differs run: node tools/bootstrap.mjs schema', async () => {
+  const fresh = await freshDatabase();
+  const client = await openClient(fresh.adminOptions);
+  const dumped = await dumpSchema(client).finally(() => client.end());
+  await fresh.drop();
+  expect(dumped).toBe(readFileSync(join(sqlDirectory, 'schema.sql'), 'utf8'));
+});

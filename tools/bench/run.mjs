@@ -1,0 +1,260 @@
+/**
+ * Measures the centre on this machine: `npm run bench [-- --seconds 10 --connections 1,64,256,1000 --agents 1]`.
+ *
+ * Starts an embedded PostgreSQL with fsync and synchronous_commit on, two sandbox providers over real HTTP (one answers at
+ * once, one after 50 ms), the centre as a process, and the load as another. Where pgbench is installed, TPC-B runs on the
+ * same server before and after, and every figure is given as a ratio to it as well.
+ */
+import { execFile, spawn } from 'node:child_process';
+import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { cpus, tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { fileURLToPath } from 'node:url';
+import { parseArgs, promisify } from 'node:util';
+
+const here = (path) => fileURLToPath(new URL(path, import.meta.url));
+const server = (path) => import(`../../packages/server/dist/${path}`);
+const run = promisify(execFile);
+
+const { values: options } = parseArgs({
+  options: {
+    seconds: { type: 'string', default: '8' },
+    connections: { type: 'string', default: '1,64,256,1000' },
+    agents: { type: 'string', default: '1' },
+    delays: { type: 'string', default: '0,50' },
+    out: { type: 'string', default: here('../../bench-results/latest.json') },
+  },
+});
+const seconds = Number(options.seconds);
+const connectionCounts = options.connections.split(',').map(Number);
+const delays = options.delays.split(',').map(Number);
+
+const directory = mkdtempSync(join(tmpdir(), 'tolem-bench-'));
+chmodSync(directory, 0o711);
+const undo = [];
+let failed = false;
+process.once('SIGINT', () => void finish(130));
+process.once('SIGTERM', () => void finish(143));
+
+async function finish(code) {
+  for (const step of undo.reverse()) await Promise.resolve(step()).catch((error) => console.error(String(error)));
+  rmSync(directory, { recursive: true, force: true });
+  process.exit(code);
+}
+
+try {
+  await bench();
+} catch (error) {
+  failed = true;
+  console.error(error);
+}
+await finish(failed ? 1 : 0);
+
+async function bench() {
+  const [{ ensurePostgres }, { connectOptions, databaseUrl, openClient }, { migrate }, { loadDemo }, { createAgent }, { topUp }, { createToken, confirmToken }] =
+    await Promise.all(
+      ['db/embedded.js', 'db/connect.js', 'db/migrate.js', 'catalogue/demo.js', 'agents/agents.js', 'agents/funds.js', 'agents/tokens.js'].map(server),
+    );
+  step('starting PostgreSQL');
+  const postgres = await ensurePostgres({ dataDir: join(directory, 'data') });
+  undo.push(() => postgres.stop());
+  const owner = connectOptions(postgres.connection, { name: 'bench', role: 'owner' });
+  await migrate(owner, { directory: here('../../packages/server/sql/') });
+
+  const sandboxes = [];
+  for (const delay of delays) sandboxes.push(await startSandbox(delay));
+  const client = await openClient(owner);
+  undo.push(() => client.end());
+  await loadDemo(client, { sandboxUrl: sandboxes[0].url });
+  for (const { delay, url } of sandboxes) {
+    const id = `bench-${delay}`;
+    await client.query(`insert into providers (provider_id, name, connector, settings) values ($1, $1, 'sandbox', $2)`, [
+      id,
+      { baseUrl: url, concurrencyMax: 1000 },
+    ]);
+    await client.query(
+      `insert into services (service_id, position, type, name, inputs, provider_id, provider_service_code, currency,
+         amount_min_minor, amount_max_minor, inquiry_required)
+       select $1, 1000 + $3, type, $1, inputs, $2, 'mobile', currency, amount_min_minor, amount_max_minor, false
+       from services where service_id = 'P1011'`,
+      [`B${delay}`, id, delay],
+    );
+  }
+  const tokens = [];
+  for (let i = 0; i < Number(options.agents); i += 1) {
+    const agent = await createAgent(client, { name: `Bench ${i}`, currency: 'KZT', language: 'ru', tariffId: 'demo' }, 'bench');
+    await topUp(client, agent.agentId, 1_000_000_000_00n, null, 'bench');
+    const { tokenId, token } = await createToken(client, agent.agentId, 'bench', 'bench');
+    await confirmToken(client, tokenId, 'bench');
+    tokens.push(token);
+  }
+  const { rows } = await client.query(`select version(), current_setting('fsync') fsync, current_setting('synchronous_commit') sync`);
+  const machine = { cpus: cpus().length, cpu: cpus()[0]?.model, node: process.version, postgres: rows[0].version.split(' on ')[0], fsync: rows[0].fsync, synchronousCommit: rows[0].sync };
+
+  step('starting the centre');
+  const centre = await startCentre(databaseUrl(postgres.connection));
+  const idle = await report(centre);
+  const tpcb = [];
+  const before = await pgbench(postgres.connection);
+  if (before !== null) tpcb.push(before);
+
+  const table = [];
+  let firstId = 1n;
+  const measure = async (name, facts) => {
+    step(`${name}, ${facts.connections} connection(s)`);
+    const memory = watchMemory(centre.pid);
+    const from = await report(centre);
+    const result = JSON.parse(
+      (await run(process.execPath, [here('load.mjs'), JSON.stringify({ port: centre.port, tokens, seconds, firstId: String(firstId), ...facts })])).stdout,
+    );
+    firstId = BigInt(result.lastId) + 1n;
+    const to = await report(centre);
+    const row = {
+      name,
+      connections: facts.connections,
+      ...result,
+      acceptBatch: mean(from.batches.accept, to.batches.accept),
+      settleBatch: mean(from.batches.settle, to.batches.settle),
+      memoryMiB: memory(),
+    };
+    table.push(row);
+    return row;
+  };
+  for (const delay of delays) {
+    for (const connections of connectionCounts) {
+      await measure(`pay, provider ${delay} ms`, { path: '/api/v20/pay', serviceId: `B${delay}`, connections });
+    }
+  }
+  for (const connections of connectionCounts.filter((each) => each === 1 || each === 256)) {
+    await measure('pay with inquiry', { path: '/api/v20/pay', serviceId: 'P1011', connections });
+    await measure('check', { path: '/api/v20/check', serviceId: 'P1011', connections });
+  }
+  const after = await pgbench(postgres.connection);
+  if (after !== null) tpcb.push(after);
+
+  step('verifying the books');
+  const { verify } = await server('ledger/verify.js');
+  const verified = await verify(client);
+  if (!verified.ok) throw new Error(`the books do not agree: ${JSON.stringify(verified.problems[0], (_, value) => (typeof value === 'bigint' ? String(value) : value))}`);
+
+  const base = tpcb.length > 0 ? tpcb.reduce((sum, each) => sum + each, 0) / tpcb.length : null;
+  print({ machine, idleMemoryMiB: mib(idle.memory.rss), tpcb, base, table, verified: { payments: Number(verified.counts.payments) } });
+}
+
+function print(result) {
+  const { table, base, tpcb, idleMemoryMiB, machine } = result;
+  for (const row of table) row.timesTpcb = base ? Math.round((row.perSecond / base) * 100) / 100 : null;
+  const columns = [
+    ['what', (row) => row.name],
+    ['conn', (row) => row.connections],
+    ['per s', (row) => row.perSecond.toFixed(0)],
+    ['x TPC-B', (row) => (row.timesTpcb === null ? '-' : row.timesTpcb.toFixed(2))],
+    ['p50 ms', (row) => row.p50Ms.toFixed(1)],
+    ['p99 ms', (row) => row.p99Ms.toFixed(1)],
+    ['batch 1', (row) => row.acceptBatch?.toFixed(1) ?? '-'],
+    ['batch 2', (row) => row.settleBatch?.toFixed(1) ?? '-'],
+    ['MiB', (row) => row.memoryMiB ?? '-'],
+    ['codes', (row) => Object.entries(row.codes).map(([code, count]) => `${code}:${count}`).join(' ')],
+  ];
+  const cells = [columns.map(([name]) => name), ...table.map((row) => columns.map(([, value]) => String(value(row))))];
+  const widths = columns.map((_, index) => Math.max(...cells.map((line) => line[index].length)));
+  console.log(`\n${machine.postgres}, fsync ${machine.fsync}, synchronous_commit ${machine.synchronousCommit}, Node ${machine.node}, ${machine.cpus} x ${machine.cpu}`);
+  for (const line of cells) {
+    console.log(line.map((cell, index) => (index === 0 || index === 9 ? cell.padEnd(widths[index]) : cell.padStart(widths[index]))).join('  ').trimEnd());
+  }
+  console.log(base ? `TPC-B on the same server (pgbench -c 32 -j 2 -M prepared): ${tpcb.map((each) => each.toFixed(0)).join(' before, ')} after; mean ${base.toFixed(0)}/s` : 'pgbench is not installed: no ratio');
+  console.log(`idle centre: ${idleMemoryMiB} MiB`);
+  mkdirSync(fileURLToPath(new URL('./', `file://${options.out}`)), { recursive: true });
+  writeFileSync(options.out, `${JSON.stringify(result, null, 2)}\n`);
+  console.log(`written to ${options.out}`);
+}
+
+async function startSandbox(delay) {
+  const dataDir = join(directory, `sandbox-${delay}`);
+  mkdirSync(dataDir);
+  const child = spawn(process.execPath, [here('../../packages/server/dist/providers/sandbox/main.js'), '--port', '0', '--data-dir', dataDir, '--delay-ms', String(delay), '--with-parent'], { stdio: ['ignore', 'pipe', 'inherit', 'ipc'] });
+  undo.push(() => child.kill());
+  const url = await new Promise((resolve, reject) => {
+    child.stdout.on('data', (chunk) => {
+      const match = /listening on (\S+)/.exec(String(chunk));
+      if (match) resolve(match[1]);
+    });
+    child.once('exit', () => reject(new Error('the sandbox provider ended')));
+  });
+  return { delay, url };
+}
+
+async function startCentre(url) {
+  const child = spawn(process.execPath, [here('../../packages/server/bin/serve.mjs')], {
+    stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
+    env: { ...process.env, TOLEM_DATABASE_URL: url, TOLEM_PORT: '0', TOLEM_DATA_DIR: join(directory, 'centre') },
+  });
+  undo.push(
+    () =>
+      new Promise((resolve) => {
+        child.once('exit', resolve);
+        child.kill('SIGTERM');
+      }),
+  );
+  const { baseUrl } = await new Promise((resolve, reject) => {
+    child.once('message', resolve);
+    child.once('exit', () => reject(new Error('the centre ended')));
+  });
+  return { child, pid: child.pid, port: Number(new URL(baseUrl).port) };
+}
+
+function report({ child }) {
+  return new Promise((resolve) => {
+    child.once('message', resolve);
+    child.send('report');
+  });
+}
+
+/** The largest resident size since the call, in MiB. */
+function watchMemory(pid) {
+  let largest = 0;
+  const look = () => {
+    if (!existsSync(`/proc/${pid}/status`)) return;
+    largest = Math.max(largest, Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1] ?? 0) * 1024);
+  };
+  const timer = setInterval(look, 200);
+  return () => {
+    look();
+    clearInterval(timer);
+    return mib(largest);
+  };
+}
+
+function mib(bytes) {
+  return Math.round(bytes / 2 ** 20);
+}
+
+function mean(from, to) {
+  const batches = to.batches - from.batches;
+  return batches > 0 ? (to.items - from.items) / batches : null;
+}
+
+async function pgbench({ host, port, user }) {
+  const program = [process.env.PGBENCH, '/usr/lib/postgresql/15/bin/pgbench', 'pgbench'].find((each) => each && (each === 'pgbench' || existsSync(each)));
+  const common = ['-h', host, '-p', String(port), '-U', user];
+  try {
+    if (!pgbench.ready) {
+      step('preparing TPC-B');
+      const { openClient, connectOptions } = await server('db/connect.js');
+      const admin = await openClient(connectOptions({ host, port, user, database: 'postgres' }, { name: 'bench', role: 'owner' }));
+      await admin.query('create database pgbench').finally(() => admin.end());
+      await run(program, [...common, '-i', '-s', '50', '-q', 'pgbench']);
+      pgbench.ready = true;
+    }
+    step('TPC-B: pgbench -c 32 -j 2 -M prepared');
+    const { stdout } = await run(program, [...common, '-c', '32', '-j', '2', '-M', 'prepared', '-T', String(Math.max(seconds, 5)), 'pgbench']);
+    return Number(/tps = ([\d.]+)/.exec(stdout)[1]);
+  } catch (error) {
+    if (error.code === 'ENOENT') return null;
+    throw error;
+  }
+}
+
+function step(text) {
+  console.error(`[${(performance.now() / 1000).toFixed(0).padStart(4)} s] ${text}`);
+}
