@@ -37,7 +37,8 @@ process.once('SIGINT', () => void finish(130));
 process.once('SIGTERM', () => void finish(143));
 
 async function finish(code) {
-  for (const step of undo.reverse()) await Promise.resolve(step()).catch((error) => console.error(String(error)));
+  for (const step of undo.reverse())
+    await Promise.resolve(step()).catch((error) => console.error(String(error)));
   rmSync(directory, { recursive: true, force: true });
   process.exit(code);
 }
@@ -51,10 +52,25 @@ try {
 await finish(failed ? 1 : 0);
 
 async function bench() {
-  const [{ ensurePostgres }, { connectOptions, databaseUrl, openClient }, { migrate }, { loadDemo }, { createAgent }, { topUp }, { createToken, confirmToken }] =
-    await Promise.all(
-      ['db/embedded.js', 'db/connect.js', 'db/migrate.js', 'catalogue/demo.js', 'agents/agents.js', 'agents/funds.js', 'agents/tokens.js'].map(server),
-    );
+  const [
+    { ensurePostgres },
+    { connectOptions, databaseUrl, openClient },
+    { migrate },
+    { loadDemo },
+    { createAgent },
+    { topUp },
+    { createToken, confirmToken },
+  ] = await Promise.all(
+    [
+      'db/embedded.js',
+      'db/connect.js',
+      'db/migrate.js',
+      'catalogue/demo.js',
+      'agents/agents.js',
+      'agents/funds.js',
+      'agents/tokens.js',
+    ].map(server),
+  );
   step('starting PostgreSQL');
   const postgres = await ensurePostgres({ dataDir: join(directory, 'data') });
   undo.push(() => postgres.stop());
@@ -68,10 +84,10 @@ async function bench() {
   await loadDemo(client, { sandboxUrl: sandboxes[0].url });
   for (const { delay, url } of sandboxes) {
     const id = `bench-${delay}`;
-    await client.query(`insert into providers (provider_id, name, connector, settings) values ($1, $1, 'sandbox', $2)`, [
-      id,
-      { baseUrl: url, concurrencyMax: 1000 },
-    ]);
+    await client.query(
+      `insert into providers (provider_id, name, connector, settings) values ($1, $1, 'sandbox', $2)`,
+      [id, { baseUrl: url, concurrencyMax: 1000 }],
+    );
     await client.query(
       `insert into services (service_id, position, type, name, inputs, provider_id, provider_service_code, currency,
          amount_min_minor, amount_max_minor, inquiry_required)
@@ -82,14 +98,27 @@ async function bench() {
   }
   const tokens = [];
   for (let i = 0; i < Number(options.agents); i += 1) {
-    const agent = await createAgent(client, { name: `Bench ${i}`, currency: 'KZT', language: 'ru', tariffId: 'demo' }, 'bench');
+    const agent = await createAgent(
+      client,
+      { name: `Bench ${i}`, currency: 'KZT', language: 'ru', tariffId: 'demo' },
+      'bench',
+    );
     await topUp(client, agent.agentId, 1_000_000_000_00n, null, 'bench');
     const { tokenId, token } = await createToken(client, agent.agentId, 'bench', 'bench');
     await confirmToken(client, tokenId, 'bench');
     tokens.push(token);
   }
-  const { rows } = await client.query(`select version(), current_setting('fsync') fsync, current_setting('synchronous_commit') sync`);
-  const machine = { cpus: cpus().length, cpu: cpus()[0]?.model, node: process.version, postgres: rows[0].version.split(' on ')[0], fsync: rows[0].fsync, synchronousCommit: rows[0].sync };
+  const { rows } = await client.query(
+    `select version(), current_setting('fsync') fsync, current_setting('synchronous_commit') sync`,
+  );
+  const machine = {
+    cpus: cpus().length,
+    cpu: cpus()[0]?.model,
+    node: process.version,
+    postgres: rows[0].version.split(' on ')[0],
+    fsync: rows[0].fsync,
+    synchronousCommit: rows[0].sync,
+  };
 
   step('starting the centre');
   const centre = await startCentre(databaseUrl(postgres.connection));
@@ -105,7 +134,12 @@ async function bench() {
     const memory = watchMemory(centre.pid);
     const from = await report(centre);
     const result = JSON.parse(
-      (await run(process.execPath, [here('load.mjs'), JSON.stringify({ port: centre.port, tokens, seconds, firstId: String(firstId), ...facts })])).stdout,
+      (
+        await run(process.execPath, [
+          here('load.mjs'),
+          JSON.stringify({ port: centre.port, tokens, seconds, firstId: String(firstId), ...facts }),
+        ])
+      ).stdout,
     );
     firstId = BigInt(result.lastId) + 1n;
     const to = await report(centre);
@@ -113,8 +147,8 @@ async function bench() {
       name,
       connections: facts.connections,
       ...result,
-      acceptBatch: mean(from.batches.accept, to.batches.accept),
-      settleBatch: mean(from.batches.settle, to.batches.settle),
+      acceptBatch: mean(from, to, 'accept'),
+      settleBatch: mean(from, to, 'settle'),
       memoryMiB: memory(),
     };
     table.push(row);
@@ -122,7 +156,11 @@ async function bench() {
   };
   for (const delay of delays) {
     for (const connections of connectionCounts) {
-      await measure(`pay, provider ${delay} ms`, { path: '/api/v20/pay', serviceId: `B${delay}`, connections });
+      await measure(`pay, provider ${delay} ms`, {
+        path: '/api/v20/pay',
+        serviceId: `B${delay}`,
+        connections,
+      });
     }
   }
   for (const connections of connectionCounts.filter((each) => each === 1 || each === 256)) {
@@ -135,10 +173,20 @@ async function bench() {
   step('verifying the books');
   const { verify } = await server('ledger/verify.js');
   const verified = await verify(client);
-  if (!verified.ok) throw new Error(`the books do not agree: ${JSON.stringify(verified.problems[0], (_, value) => (typeof value === 'bigint' ? String(value) : value))}`);
+  if (!verified.ok)
+    throw new Error(
+      `the books do not agree: ${JSON.stringify(verified.problems[0], (_, value) => (typeof value === 'bigint' ? String(value) : value))}`,
+    );
 
   const base = tpcb.length > 0 ? tpcb.reduce((sum, each) => sum + each, 0) / tpcb.length : null;
-  print({ machine, idleMemoryMiB: mib(idle.memory.rss), tpcb, base, table, verified: { payments: Number(verified.counts.payments) } });
+  print({
+    machine,
+    idleMemoryMiB: mib(idle.memory.rss),
+    tpcb,
+    base,
+    table,
+    verified: { payments: Number(verified.counts.payments) },
+  });
 }
 
 function print(result) {
@@ -154,15 +202,37 @@ function print(result) {
     ['batch 1', (row) => row.acceptBatch?.toFixed(1) ?? '-'],
     ['batch 2', (row) => row.settleBatch?.toFixed(1) ?? '-'],
     ['MiB', (row) => row.memoryMiB ?? '-'],
-    ['codes', (row) => Object.entries(row.codes).map(([code, count]) => `${code}:${count}`).join(' ')],
+    [
+      'codes',
+      (row) =>
+        Object.entries(row.codes)
+          .map(([code, count]) => `${code}:${count}`)
+          .join(' '),
+    ],
   ];
-  const cells = [columns.map(([name]) => name), ...table.map((row) => columns.map(([, value]) => String(value(row))))];
+  const cells = [
+    columns.map(([name]) => name),
+    ...table.map((row) => columns.map(([, value]) => String(value(row)))),
+  ];
   const widths = columns.map((_, index) => Math.max(...cells.map((line) => line[index].length)));
-  console.log(`\n${machine.postgres}, fsync ${machine.fsync}, synchronous_commit ${machine.synchronousCommit}, Node ${machine.node}, ${machine.cpus} x ${machine.cpu}`);
+  console.log(
+    `\n${machine.postgres}, fsync ${machine.fsync}, synchronous_commit ${machine.synchronousCommit}, Node ${machine.node}, ${machine.cpus} x ${machine.cpu}`,
+  );
   for (const line of cells) {
-    console.log(line.map((cell, index) => (index === 0 || index === 9 ? cell.padEnd(widths[index]) : cell.padStart(widths[index]))).join('  ').trimEnd());
+    console.log(
+      line
+        .map((cell, index) =>
+          index === 0 || index === 9 ? cell.padEnd(widths[index]) : cell.padStart(widths[index]),
+        )
+        .join('  ')
+        .trimEnd(),
+    );
   }
-  console.log(base ? `TPC-B on the same server (pgbench -c 32 -j 2 -M prepared): ${tpcb.map((each) => each.toFixed(0)).join(' before, ')} after; mean ${base.toFixed(0)}/s` : 'pgbench is not installed: no ratio');
+  console.log(
+    base
+      ? `TPC-B on the same server (pgbench -c 32 -j 2 -M prepared): ${tpcb.map((each) => each.toFixed(0)).join(' before, ')} after; mean ${base.toFixed(0)}/s`
+      : 'pgbench is not installed: no ratio',
+  );
   console.log(`idle centre: ${idleMemoryMiB} MiB`);
   mkdirSync(fileURLToPath(new URL('./', `file://${options.out}`)), { recursive: true });
   writeFileSync(options.out, `${JSON.stringify(result, null, 2)}\n`);
@@ -172,7 +242,20 @@ function print(result) {
 async function startSandbox(delay) {
   const dataDir = join(directory, `sandbox-${delay}`);
   mkdirSync(dataDir);
-  const child = spawn(process.execPath, [here('../../packages/server/dist/providers/sandbox/main.js'), '--port', '0', '--data-dir', dataDir, '--delay-ms', String(delay), '--with-parent'], { stdio: ['ignore', 'pipe', 'inherit', 'ipc'] });
+  const child = spawn(
+    process.execPath,
+    [
+      here('../../packages/server/dist/providers/sandbox/main.js'),
+      '--port',
+      '0',
+      '--data-dir',
+      dataDir,
+      '--delay-ms',
+      String(delay),
+      '--with-parent',
+    ],
+    { stdio: ['ignore', 'pipe', 'inherit', 'ipc'] },
+  );
   undo.push(() => child.kill());
   const url = await new Promise((resolve, reject) => {
     child.stdout.on('data', (chunk) => {
@@ -187,7 +270,12 @@ async function startSandbox(delay) {
 async function startCentre(url) {
   const child = spawn(process.execPath, [here('../../packages/server/bin/serve.mjs')], {
     stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
-    env: { ...process.env, TOLEM_DATABASE_URL: url, TOLEM_PORT: '0', TOLEM_DATA_DIR: join(directory, 'centre') },
+    env: {
+      ...process.env,
+      TOLEM_DATABASE_URL: url,
+      TOLEM_PORT: '0',
+      TOLEM_DATA_DIR: join(directory, 'centre'),
+    },
   });
   undo.push(
     () =>
@@ -215,7 +303,10 @@ function watchMemory(pid) {
   let largest = 0;
   const look = () => {
     if (!existsSync(`/proc/${pid}/status`)) return;
-    largest = Math.max(largest, Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1] ?? 0) * 1024);
+    largest = Math.max(
+      largest,
+      Number(/VmRSS:\s+(\d+)/.exec(readFileSync(`/proc/${pid}/status`, 'utf8'))?.[1] ?? 0) * 1024,
+    );
   };
   const timer = setInterval(look, 200);
   return () => {
@@ -229,25 +320,43 @@ function mib(bytes) {
   return Math.round(bytes / 2 ** 20);
 }
 
-function mean(from, to) {
-  const batches = to.batches - from.batches;
-  return batches > 0 ? (to.items - from.items) / batches : null;
+/** Payments a batch, over all shards. */
+function mean(from, to, lane) {
+  const total = (report, what) =>
+    Object.values(report.batches).reduce((sum, shard) => sum + shard[lane][what], 0);
+  const batches = total(to, 'batches') - total(from, 'batches');
+  return batches > 0 ? (total(to, 'items') - total(from, 'items')) / batches : null;
 }
 
 async function pgbench({ host, port, user }) {
-  const program = [process.env.PGBENCH, '/usr/lib/postgresql/15/bin/pgbench', 'pgbench'].find((each) => each && (each === 'pgbench' || existsSync(each)));
+  const program = [process.env.PGBENCH, '/usr/lib/postgresql/15/bin/pgbench', 'pgbench'].find(
+    (each) => each && (each === 'pgbench' || existsSync(each)),
+  );
   const common = ['-h', host, '-p', String(port), '-U', user];
   try {
     if (!pgbench.ready) {
       step('preparing TPC-B');
       const { openClient, connectOptions } = await server('db/connect.js');
-      const admin = await openClient(connectOptions({ host, port, user, database: 'postgres' }, { name: 'bench', role: 'owner' }));
+      const admin = await openClient(
+        connectOptions({ host, port, user, database: 'postgres' }, { name: 'bench', role: 'owner' }),
+      );
       await admin.query('create database pgbench').finally(() => admin.end());
       await run(program, [...common, '-i', '-s', '50', '-q', 'pgbench']);
       pgbench.ready = true;
     }
     step('TPC-B: pgbench -c 32 -j 2 -M prepared');
-    const { stdout } = await run(program, [...common, '-c', '32', '-j', '2', '-M', 'prepared', '-T', String(Math.max(seconds, 5)), 'pgbench']);
+    const { stdout } = await run(program, [
+      ...common,
+      '-c',
+      '32',
+      '-j',
+      '2',
+      '-M',
+      'prepared',
+      '-T',
+      String(Math.max(seconds, 5)),
+      'pgbench',
+    ]);
     return Number(/tps = ([\d.]+)/.exec(stdout)[1]);
   } catch (error) {
     if (error.code === 'ENOENT') return null;

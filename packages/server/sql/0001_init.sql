@@ -353,15 +353,20 @@ begin
       amount_to, amount_from, fee, reward, currency, fingerprint, agent_date, reason, details, shown, identity, n
     )
   ), known as materialized (
+    -- lateral with a limit: without statistics the planner would rather read the whole shard once than probe its index.
     select i.n, p.id, p.state, p.code, p.fingerprint, p.reason, p.accepted_at, p.final_at, p.shown
-    from input i
-    join payments p on p.agent_id = i.agent_id and p.agent_transaction_id = i.agent_transaction_id and p.shard = p_shard
+    from input i, lateral (
+      select * from payments p
+      where p.agent_id = i.agent_id and p.agent_transaction_id = i.agent_transaction_id and p.shard = p_shard limit 1
+    ) p
   ), fresh as materialized (
     select i.*,
-      coalesce(q.transaction_id, nextval('transaction_id_seq') * 64 + p_shard) as id,
+      coalesce(
+        (select q.transaction_id from quotes q
+         where q.agent_id = i.agent_id and q.agent_transaction_id = i.agent_transaction_id and q.shard = p_shard),
+        nextval('transaction_id_seq') * 64 + p_shard) as id,
       case when i.state in (2, 4) then i.amount_to + i.fee else 0 end as need
     from input i
-    left join quotes q on q.agent_id = i.agent_id and q.agent_transaction_id = i.agent_transaction_id and q.shard = p_shard
     where not exists (select 1 from known k where k.n = i.n)
   ), judged as materialized (
     select f.*,
@@ -574,8 +579,10 @@ begin
     select * from unnest(p_agent_id, p_agent_transaction_id, p_inputs, p_offer, p_rate_e10, p_ttl_ms)
       with ordinality as t (agent_id, agent_transaction_id, inputs, offer, rate_e10, ttl_ms, n)
   ), known as materialized (
-    select i.n, p.id from input i
-    join payments p on p.agent_id = i.agent_id and p.agent_transaction_id = i.agent_transaction_id and p.shard = p_shard
+    select i.n, p.id from input i, lateral (
+      select p.id from payments p
+      where p.agent_id = i.agent_id and p.agent_transaction_id = i.agent_transaction_id and p.shard = p_shard limit 1
+    ) p
   ), kept as (
     insert into quotes as q (agent_id, agent_transaction_id, shard, transaction_id, inputs, offer, rate_e10, expires_at)
     select i.agent_id, i.agent_transaction_id, p_shard, nextval('transaction_id_seq') * 64 + p_shard, i.inputs,

@@ -32,7 +32,8 @@ export async function changing<T>(
 ): Promise<T> {
   if (operator.trim() !== operator || operator === '' || operator.length > operatorLengthMax) {
     throw new Refusal(
-      `This change is not made without the name of who makes it (1 to ${operatorLengthMax} characters, no spaces around it); name the operator.`,
+      'This change is not made without the name of who makes it, ' +
+        `1 to ${operatorLengthMax} characters without spaces around them; name the operator.`,
     );
   }
   return inTransaction(db, (client) =>
@@ -86,7 +87,7 @@ export interface AuditRow {
   readonly detail: Readonly<Record<string, unknown>>;
 }
 
-/** The newest rows first, at most `limit`. Needs the owner's connection: the application may write here and not read. */
+/** The newest rows first, at most `limit`. Needs the owner's connection: the application may only write here. */
 export async function listAudit(
   db: Queryable,
   filter: { readonly operator?: string; readonly object?: string; readonly limit: number },

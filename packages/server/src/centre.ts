@@ -41,7 +41,8 @@ export interface CentreParts {
 
 export interface Centre {
   readonly useCases: UseCases;
-  readonly store: PaymentStore;
+  /** Batches written so far, by shard and lane. */
+  batches(): Record<number, ReturnType<PaymentStore['sizes']>>;
   /** Lets payments under way end within about 4 s, then lets go of the database. */
   stop(): Promise<void>;
 }
@@ -70,16 +71,19 @@ export function startCentre(parts: CentreParts): Centre {
     }
   };
 
-  const store = new PaymentStore({
-    connection: lanes,
-    shard: 0,
-    worker: randomUUID(),
-    leaseMs,
-    batchMax: parts.batchMax,
-    waitMsMax: 3000,
-  });
+  const worker = randomUUID();
+  const stores = new Map<number, PaymentStore>();
+  const storeOf = (shard: number): PaymentStore => {
+    let store = stores.get(shard);
+    if (!store) {
+      const { batchMax } = parts;
+      store = new PaymentStore({ connection: lanes, shard, worker, leaseMs, batchMax, waitMsMax: 3000 });
+      stores.set(shard, store);
+    }
+    return store;
+  };
   const story = new PayStory({
-    store,
+    storeOf,
     sender,
     reference,
     leaseMs,
@@ -91,7 +95,7 @@ export function startCentre(parts: CentreParts): Centre {
     log,
   });
 
-  const queue = { db: pool, store, sender, leaseMs, log };
+  const queue = { db: pool, storeOf, sender, leaseMs, log };
   let calls = 0;
   let full = false;
   const workQueue = async (): Promise<number> => {
@@ -120,7 +124,7 @@ export function startCentre(parts: CentreParts): Centre {
       { name: 'leases', everyMs: 500, step: () => takeExpiredLeases(pool) },
       { name: 'queue', everyMs: 250, step: workQueue },
       { name: 'funds', everyMs: 1000, step: () => resumeFunded(pool) },
-      { name: 'expire', everyMs: 1000, step: () => expire(pool, store, parts.fundsWaitMs) },
+      { name: 'expire', everyMs: 1000, step: () => expire(pool, storeOf, parts.fundsWaitMs) },
       { name: 'quotes', everyMs: 60_000, step: () => purgeQuotes(pool, 30 * dayMs) },
       ...parts.chores,
     ],
@@ -129,17 +133,20 @@ export function startCentre(parts: CentreParts): Centre {
   const ear = listen(parts.connection, 'tolem_waiting', loops.wake);
 
   return {
-    store,
+    batches: () => Object.fromEntries([...stores].map(([shard, store]) => [shard, store.sizes()])),
     useCases: {
       pay: (agentId, request) => story.pay(agentId, request),
       check: (agentId, request) =>
-        check({ store, sender, reference, quoteTtlMs: parts.quoteTtlMs }, agentId, request),
+        check({ storeOf, sender, reference, quoteTtlMs: parts.quoteTtlMs }, agentId, request),
       balance: async (agentId) => {
         const agent = reference().agents.get(agentId);
-        const balance = await store.balance(agentId).catch((error: unknown) => {
-          throw error instanceof LaneBroken ? new Overloaded(error.message, 1) : error;
-        });
-        if (!agent || !balance) throw new Error(`agent ${agentId} has no balance`);
+        if (!agent) throw new Error(`agent ${agentId} is not in the reference data`);
+        const balance = await storeOf(agent.shard)
+          .balance(agentId)
+          .catch((error: unknown) => {
+            throw error instanceof LaneBroken ? new Overloaded(error.message, 1) : error;
+          });
+        if (!balance) throw new Error(`agent ${agentId} has no balance`);
         return { agentId, agentName: agent.name, currency: agent.currency, ...balance };
       },
       operatorByPhone: async (phoneNumber) => {
@@ -152,7 +159,7 @@ export function startCentre(parts: CentreParts): Centre {
       await ear.close();
       await Promise.all([story.drain(2000, 4000), loops.stop()]);
       await sender.close(500);
-      await store.close();
+      await Promise.all([...stores.values()].map((store) => store.close()));
     },
   };
 }

@@ -233,6 +233,11 @@ export const settings = {
     true,
   ),
   mailFrom: optional('TOLEM_MAIL_FROM', mailbox, 'Sender of notifications.'),
+  operator: optional(
+    'TOLEM_OPERATOR',
+    text('a name of at most 200 characters', (value) => value.length <= 200),
+    'Who makes the changes that the tolem command records.',
+  ),
   logLevel: setting(
     'TOLEM_LOG_LEVEL',
     oneOf('trace', 'debug', 'info', 'warn', 'error', 'fatal', 'silent'),

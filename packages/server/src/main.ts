@@ -142,7 +142,7 @@ async function start(
   if (demoFacts) console.log(firstPayment(demoFacts));
   // For programs that start the centre, wait for it and measure it.
   process.on('message', (message) => {
-    if (message === 'report') process.send?.({ batches: centre.store.sizes(), memory: process.memoryUsage() });
+    if (message === 'report') process.send?.({ batches: centre.batches(), memory: process.memoryUsage() });
   });
   process.send?.({ ready: true, baseUrl });
 }

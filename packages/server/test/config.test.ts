@@ -39,6 +39,7 @@ test('without any variable every setting has its default', () => {
     sandboxPort: 8021,
     smtpUrl: null,
     mailFrom: null,
+    operator: null,
     logLevel: 'info',
   });
 });

@@ -1,4 +1,4 @@
-import { type ChildProcess, spawn } from 'node:child_process';
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import {
   existsSync,
@@ -15,7 +15,7 @@ import { dirname, join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { pathToFileURL } from 'node:url';
 import pg from 'pg';
-import { afterEach, expect, test } from 'vitest';
+import { afterAll, afterEach, beforeAll, expect, test } from 'vitest';
 import { SetupError } from '../src/config.js';
 import { connectOptions, openClient } from '../src/db/connect.js';
 import { type EmbeddedPostgres, ensurePostgres, linkLibraries } from '../src/db/embedded.js';
@@ -28,12 +28,29 @@ afterEach(async () => {
   for (const cleanup of cleanups.splice(0).reverse()) await cleanup();
 });
 
+let made = '';
+
+beforeAll(async () => {
+  made = temporaryDirectory();
+  await (await ensurePostgres({ dataDir: made })).stop();
+});
+
+afterAll(() => rmSync(made, { recursive: true }));
+
+/** An empty data directory. */
 function directory(): string {
   const path = temporaryDirectory();
   cleanups.push(() => {
     if (existsSync(join(path, 'postgres'))) rmSync(realpathSync(join(path, 'postgres')), { recursive: true });
     rmSync(path, { recursive: true, force: true });
   });
+  return path;
+}
+
+/** A data directory with a database in it, which is not running. */
+function madeDirectory(): string {
+  const path = directory();
+  execFileSync('cp', ['-a', join(made, 'postgres'), path]);
   return path;
 }
 
@@ -112,7 +129,7 @@ test('a first start makes a durable server on a private socket, and a second fin
 });
 
 test('the server never runs as root', async () => {
-  const server = await start(directory());
+  const server = await start(madeDirectory());
   const uid = statSync(join(server.home, 'cluster')).uid;
   expect(uid).not.toBe(0);
   if (process.platform === 'linux') expect(statSync(`/proc/${pidOf(server)}`).uid).toBe(uid);
@@ -120,7 +137,7 @@ test('the server never runs as root', async () => {
 
 test('a server that is killed is started again with what was committed', async () => {
   const lines: string[] = [];
-  const server = await start(directory(), lines);
+  const server = await start(madeDirectory(), lines);
   await query(server, 'create table kept as select generate_series(1, 1000) as n');
   for (let round = 1; round <= 2; round++) {
     const pid = pidOf(server);
@@ -134,7 +151,7 @@ test('a server that is killed is started again with what was committed', async (
 });
 
 test('every watcher of one killed server ends up with the same new one', async () => {
-  const dataDir = directory();
+  const dataDir = madeDirectory();
   const server = await start(dataDir);
   const others = [spawnStarter(dataDir), spawnStarter(dataDir)];
   for (const other of others) expect((await started(other)).adopted).toBe(true);
@@ -149,7 +166,7 @@ test('every watcher of one killed server ends up with the same new one', async (
 });
 
 test('processes share one server, and only the last one stops it', async () => {
-  const dataDir = directory();
+  const dataDir = madeDirectory();
   const other = spawnStarter(dataDir);
   const { adopted, home } = await started(other);
   expect(adopted).toBe(false);
@@ -163,7 +180,7 @@ test('processes share one server, and only the last one stops it', async () => {
 });
 
 test('a server whose starter was killed goes on and is used by the next', async () => {
-  const dataDir = directory();
+  const dataDir = madeDirectory();
   const killed = spawnStarter(dataDir);
   const { home } = await started(killed);
   const pid = pidOf({ home });
@@ -202,7 +219,7 @@ test('a first start killed while it makes the cluster leaves nothing that hinder
 });
 
 test('the number of a dead server that now belongs to another program does not hinder the start', async () => {
-  const dataDir = directory();
+  const dataDir = madeDirectory();
   const first = await start(dataDir);
   await first.stop();
   const program = spawn('sleep', ['60'], root ? { uid: statSync(first.home).uid, cwd: '/' } : {});
@@ -243,7 +260,7 @@ test('where the database’s user cannot enter, the database is kept elsewhere a
 });
 
 test('a database of another major version is refused untouched', async () => {
-  const dataDir = directory();
+  const dataDir = madeDirectory();
   const server = await start(dataDir);
   await server.stop();
   writeFileSync(join(server.home, 'cluster/PG_VERSION'), '14\n');
@@ -271,7 +288,7 @@ test('links between libraries are made where the install script did not run', ()
 
 test('a connection lost in the pool does not end the process', async () => {
   const { openPool } = await import('../src/db/connect.js');
-  const server = await start(directory());
+  const server = await start(madeDirectory());
   const pool = await openPool(connectOptions(server.connection, { name: 'pool', role: 'owner' }), { max: 2 });
   const { rows } = await pool.query<{ pid: number; big: bigint }>(
     "select pg_backend_pid() as pid, '9223372036854775807'::int8 as big",

@@ -41,7 +41,8 @@ export async function addAddress(
   return changing(db, operator, async (tx, audit) => {
     const agent = await lockAgent(tx, agentId);
     const { rows: counted } = await tx.query<{ count: bigint; address: string; known: boolean }>(
-      `select count(*), network($2::inet)::text as address, coalesce(bool_or(address = network($2::inet)), false) as known
+      `select count(*), network($2::inet)::text as address,
+         coalesce(bool_or(address = network($2::inet)), false) as known
        from addresses where agent_id = $1`,
       [agentId, asked],
     );
@@ -136,7 +137,8 @@ async function refuseShared(tx: Queryable, agentId: bigint): Promise<void> {
   const shared = rows[0];
   if (shared) {
     throw new Refusal(
-      `Agent ${agentId} cannot be known by address ${shared.address}: it overlaps ${shared.otherAddress} of agent ${shared.otherId}, who is known by address too. Give one of them a token.`,
+      `Agent ${agentId} cannot be known by address ${shared.address}: it overlaps ${shared.otherAddress} ` +
+        `of agent ${shared.otherId}, who is known by address too. Give one of them a token.`,
     );
   }
 }

@@ -118,8 +118,8 @@ export async function lockAgent(tx: Queryable, agentId: bigint): Promise<AgentRe
 }
 
 /**
- * Changes what is named and differs, and answers the agent as it is then. Refuses a credit limit below the present debt,
- * an unknown tariff, a malformed name or e-mail.
+ * Changes what is named and differs, and answers the agent as it is then. Refuses a credit limit below the present
+ * debt, an unknown tariff, a malformed name or e-mail.
  */
 export async function changeAgent(
   db: Database,
@@ -181,9 +181,11 @@ function checkLimit(agent: AgentRecord, creditLimitMinor: bigint): void {
     );
   }
   const debtMinor = -agent.availableMinor;
+  const least = formatMinor(debtMinor);
   if (creditLimitMinor < debtMinor) {
     throw new Refusal(
-      `The credit limit of agent ${agent.agentId} cannot be ${formatMinor(creditLimitMinor)} ${agent.currency}: the agent owes ${formatMinor(debtMinor)} now. Set it to ${formatMinor(debtMinor)} or more, or top the agent up first.`,
+      `The credit limit of agent ${agent.agentId} cannot be ${formatMinor(creditLimitMinor)} ${agent.currency}: ` +
+        `the agent owes ${least} now. Set it to ${least} or more, or top the agent up first.`,
     );
   }
 }

@@ -27,7 +27,7 @@ export async function topUp(
   return move(db, agentId, { kind: 'top_up', amountMinor, document, reason: null }, operator);
 }
 
-/** Adds a signed amount for a stated reason. Refuses to go below the credit limit, and a document that moved something else. */
+/** Adds a signed amount. Refuses to go below the credit limit, and a document that has moved something else. */
 export async function correct(
   db: Database,
   agentId: bigint,
@@ -63,9 +63,10 @@ async function move(db: Database, agentId: bigint, movement: Movement, operator:
     const agent = await lockAgent(tx, agentId);
     const moved = document === null ? false : await movedBefore(tx, agentId, document, movement);
     if (!moved && agent.availableMinor + amountMinor < -agent.creditLimitMinor) {
-      const leastMinor = agent.availableMinor + agent.creditLimitMinor;
+      const mostMinor = agent.availableMinor + agent.creditLimitMinor;
       throw new Refusal(
-        `Agent ${agentId} cannot be corrected by ${formatMinor(amountMinor)} ${agent.currency}: that is below its credit limit. At most ${formatMinor(leastMinor)} can be taken; raise the limit first to take more.`,
+        `Agent ${agentId} cannot be corrected by ${formatMinor(amountMinor)} ${agent.currency}: that is below its ` +
+          `credit limit. At most ${formatMinor(mostMinor)} can be taken; raise the limit first to take more.`,
       );
     }
     const { rows } = await tx.query<Omit<Moved, 'currency'>>(
@@ -102,7 +103,9 @@ async function movedBefore(
   if (!before) return false;
   if (before.kind !== movement.kind || before.amountMinor !== movement.amountMinor) {
     throw new Refusal(
-      `Document "${document}" of agent ${agentId} has moved ${formatMinor(before.amountMinor)} already (operation ${before.operationId}), and ${formatMinor(movement.amountMinor)} is asked now; nothing was moved. Check the amount, or use the number of the other document.`,
+      `Document "${document}" of agent ${agentId} has moved ${formatMinor(before.amountMinor)} already ` +
+        `(operation ${before.operationId}, ${before.kind}), and ${movement.kind} of ${formatMinor(movement.amountMinor)} ` +
+        'is asked now; nothing was moved. Check the amount, or use the number of the other document.',
     );
   }
   return true;

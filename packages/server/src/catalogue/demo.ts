@@ -29,11 +29,10 @@ const demoLock = 1_684_368_751;
  * Loads the demo data into a centre that has no agents, and keeps the demo provider's address current in one that has.
  * `sandboxUrl` is the base URL of the sandbox provider.
  */
-export async function loadDemo(client: pg.Client, { sandboxUrl }: { readonly sandboxUrl: string }): Promise<Demo> {
-  if (!(await hasAgents(client))) {
-    // An import is a transaction of its own; repeated after a crash it changes nothing.
-    await importPrefixes(client, fileURLToPath(new URL('prefixes.csv', demoDir)), operator, () => {});
-  }
+export async function loadDemo(
+  client: pg.ClientBase,
+  { sandboxUrl }: { readonly sandboxUrl: string },
+): Promise<Demo> {
   return inTransaction(client, async (tx) => {
     await tx.query('select pg_advisory_xact_lock($1)', [demoLock]);
     if (await hasAgents(tx)) {
@@ -51,9 +50,18 @@ export async function loadDemo(client: pg.Client, { sandboxUrl }: { readonly san
       [sandboxUrl],
     );
     await importServices(tx, await readFile(new URL('services.json', demoDir), 'utf8'), operator);
-    await setRate(tx, { fromCurrency: 'KZT', toCurrency: 'USD', rateE10: parseRate('0.0020833333')! }, operator);
+    await importPrefixes(tx, fileURLToPath(new URL('prefixes.csv', demoDir)), operator);
+    await setRate(
+      tx,
+      { fromCurrency: 'KZT', toCurrency: 'USD', rateE10: parseRate('0.0020833333')! },
+      operator,
+    );
     await setTariff(tx, demoTariff, operator);
-    await setRule(tx, { ruleId: 'above-500000', amountAboveMinor: 500_000_00n, serviceId: null, agentId: null }, operator);
+    await setRule(
+      tx,
+      { ruleId: 'above-500000', amountAboveMinor: 500_000_00n, serviceId: null, agentId: null },
+      operator,
+    );
     await createAgent(
       tx,
       { agentId, name: 'Демо-агент', currency: 'KZT', language: 'ru', tariffId: demoTariff.tariffId },

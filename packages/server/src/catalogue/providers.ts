@@ -65,7 +65,8 @@ export async function setProvider(
     check(connector, settings);
   } catch (error) {
     throw new Refusal(
-      `The settings of provider ${providerId} cannot be used: ${(error as Error).message}. Nothing was changed; correct them and set them again.`,
+      `The settings of provider ${providerId} cannot be used: ${(error as Error).message}. ` +
+        'Nothing was changed; correct them and set them again.',
     );
   }
   return changing(db, operator, async (tx, audit) => {

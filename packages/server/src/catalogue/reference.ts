@@ -150,8 +150,8 @@ const burstMs = 50;
 const reconnectMs = 500;
 
 /**
- * Keeps the reference data current: told by the database at once, and looking by itself every two seconds in case it was
- * not. While the database is away the last data stay; `onError` hears of it once, and again after it was back.
+ * Keeps the reference data current: told by the database at once, and looking by itself every two seconds in case it
+ * was not. While the database is away the last data stay; `onError` hears of it once, and again after it was back.
  * Throws when the first load fails.
  */
 export async function watchReference(

@@ -48,7 +48,8 @@ export async function removeRule(db: Database, ruleId: string, operator: string)
 
 export async function readRules(db: Queryable): Promise<SecurityRule[]> {
   const { rows } = await db.query<SecurityRule>(
-    `select rule_id as "ruleId", amount_above_minor as "amountAboveMinor", service_id as "serviceId", agent_id as "agentId"
+    `select rule_id as "ruleId", amount_above_minor as "amountAboveMinor", service_id as "serviceId",
+       agent_id as "agentId"
      from security_rules order by rule_id`,
   );
   return rows;

@@ -106,13 +106,14 @@ export async function setTariff(db: Database, tariff: Tariff, operator: string):
     }
     const before = (await readTariffs(tx, tariffId)).get(tariffId);
     await tx.query(
-      'insert into tariffs (tariff_id, name) values ($1, $2) on conflict (tariff_id) do update set name = excluded.name',
+      `insert into tariffs (tariff_id, name) values ($1, $2)
+       on conflict (tariff_id) do update set name = excluded.name`,
       [tariffId, name],
     );
     await tx.query('delete from tariff_lines where tariff_id = $1', [tariffId]);
     await tx.query(
-      `insert into tariff_lines (tariff_id, service_id, fee_ppm, fee_fixed_minor, fee_min_minor, fee_max_minor, reward_ppm,
-         added_max_ppm)
+      `insert into tariff_lines (tariff_id, service_id, fee_ppm, fee_fixed_minor, fee_min_minor, fee_max_minor,
+         reward_ppm, added_max_ppm)
        select $1, * from unnest($2::text[], $3::integer[], $4::bigint[], $5::bigint[], $6::bigint[], $7::integer[],
          $8::integer[])`,
       [

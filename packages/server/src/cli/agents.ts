@@ -26,7 +26,8 @@ import { amount, type Context, count, id, money, type Run, signedAmount } from '
 import { type Cell, facts, table } from './print.js';
 
 const language = () => new Option('--language <code>', 'language of the answers').choices(['ru', 'kk', 'en']);
-const limit = (most: number) => new Option('--limit <n>', 'at most so many').default(most).argParser(count(10_000));
+const limit = (most: number) =>
+  new Option('--limit <n>', 'at most so many').default(most).argParser(count(10_000));
 
 export function addAgentCommands(program: Command, run: Run): void {
   const agent = program.command('agent').description('agents: who sells, from which balance, how far');
@@ -104,7 +105,11 @@ export function addAgentCommands(program: Command, run: Run): void {
           [
             agentFacts(cli, shown),
             `Addresses: ${addresses.join(', ') || 'any'}`,
-            `Services by exception: ${services.map((each) => `${each.serviceId} ${each.allowed ? 'allowed' : 'denied'}`).join(', ') || 'none'}`,
+            'Services by exception:',
+            table(
+              ['service', 'allowed'],
+              services.map((each) => [each.serviceId, each.allowed]),
+            ),
             'Tokens:',
             tokenTable(cli, tokens),
           ].join('\n'),
@@ -157,7 +162,11 @@ export function addAgentCommands(program: Command, run: Run): void {
     .description('credit limit: how far below zero the balance may go')
     .argument('<agentId>', 'agent id', id)
     .argument('<amount>', 'zero or more', amount)
-    .action(run((cli: Context, agentId: bigint, creditLimitMinor: bigint) => change(cli, agentId, { creditLimitMinor })));
+    .action(
+      run((cli: Context, agentId: bigint, creditLimitMinor: bigint) =>
+        change(cli, agentId, { creditLimitMinor }),
+      ),
+    );
 
   agent
     .command('notify')
@@ -167,12 +176,18 @@ export function addAgentCommands(program: Command, run: Run): void {
     .option('--email <address>', 'where to')
     .option('--no-email', 'tell nobody')
     .action(
-      run((cli: Context, agentId: bigint, notificationMinor: bigint | undefined, options: { email?: string | boolean }) =>
-        change(cli, agentId, {
-          ...(notificationMinor === undefined ? {} : { notificationMinor }),
-          ...(typeof options.email === 'string' ? { notificationEmail: options.email } : {}),
-          ...(options.email === false ? { notificationEmail: null } : {}),
-        }),
+      run(
+        (
+          cli: Context,
+          agentId: bigint,
+          notificationMinor: bigint | undefined,
+          options: { email?: string | boolean },
+        ) =>
+          change(cli, agentId, {
+            ...(notificationMinor === undefined ? {} : { notificationMinor }),
+            ...(typeof options.email === 'string' ? { notificationEmail: options.email } : {}),
+            ...(options.email === false ? { notificationEmail: null } : {}),
+          }),
       ),
     );
 
@@ -231,14 +246,18 @@ function addTokenCommands(program: Command, run: Run): void {
         cli.show(
           created,
           () =>
-            `${created.token}\nToken ${created.tokenId} of agent ${agentId}: ${tokenStateWords.awaiting_confirmation}. ` +
+            `${created.token}\n` +
+            `Token ${created.tokenId} of agent ${agentId}: ${tokenStateWords.awaiting_confirmation}. ` +
             `It is shown only now; keep it, then confirm it: tolem token confirm ${created.tokenId}.`,
         );
       }),
     );
 
   const changed = (cli: Context, record: TokenRecord) =>
-    cli.show(worded(record), () => `Token ${record.tokenId} of agent ${record.agentId}: ${tokenStateWords[record.state]}.`);
+    cli.show(
+      worded(record),
+      () => `Token ${record.tokenId} of agent ${record.agentId}: ${tokenStateWords[record.state]}.`,
+    );
 
   token
     .command('confirm')
@@ -307,7 +326,8 @@ function addAddressCommands(program: Command, run: Run): void {
         cli.show(
           { agentId, address: removed, left },
           () =>
-            `${removed} was removed from agent ${agentId}; its requests may come from ${left.join(', ') || 'any address now'}.`,
+            `${removed} was removed from agent ${agentId}; ` +
+            `its requests may come from ${left.join(', ') || 'any address now'}.`,
         );
       }),
     );
@@ -335,7 +355,12 @@ function addAddressCommands(program: Command, run: Run): void {
     .addArgument(new Argument('<switch>').choices(['on', 'off']))
     .action(
       run(async (cli: Context, agentId: bigint, onOrOff: 'on' | 'off') => {
-        const changed = await setKnownByAddress(await cli.database(), agentId, onOrOff === 'on', cli.operator());
+        const changed = await setKnownByAddress(
+          await cli.database(),
+          agentId,
+          onOrOff === 'on',
+          cli.operator(),
+        );
         cli.show(changed, () => agentFacts(cli, changed));
       }),
     );
@@ -386,9 +411,11 @@ function movedWords(
 ): string {
   const now = `${money(moved.availableMinor)} ${moved.currency} available`;
   if (!moved.fresh) {
-    return `Document ${document} moved this money before (operation ${moved.operationId}); nothing was moved now. Agent ${agentId}: ${now}.`;
+    const before = `Document ${document} moved this money before (operation ${moved.operationId})`;
+    return `${before}; nothing was moved now. Agent ${agentId}: ${now}.`;
   }
-  return `Agent ${agentId} was ${done} by ${money(amountMinor)} ${moved.currency} (operation ${moved.operationId}); ${now}.`;
+  const what = `Agent ${agentId} was ${done} by ${money(amountMinor)} ${moved.currency}`;
+  return `${what} (operation ${moved.operationId}); ${now}.`;
 }
 
 function worded(token: TokenRecord) {

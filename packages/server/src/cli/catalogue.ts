@@ -120,7 +120,9 @@ function addServiceCommands(program: Command, run: Run): void {
       run(async (cli: Context, serviceId: string, onOrOff: 'on' | 'off') => {
         const { state } = await getService(await cli.database(), serviceId);
         if (state === 'off') {
-          throw new Refusal(`Service ${serviceId} is switched off, so it has no maintenance; switch it on first.`);
+          throw new Refusal(
+            `Service ${serviceId} is switched off, so it has no maintenance; switch it on first.`,
+          );
         }
         await switchTo(cli, serviceId, onOrOff === 'on' ? 'maintenance' : 'on');
       }),
@@ -178,7 +180,9 @@ function importWords({ added, changed, unchangedCount }: ImportOutcome, dryRun: 
 }
 
 function addTariffCommands(program: Command, run: Run): void {
-  const tariff = program.command('tariff').description("tariffs: the centre's fee, agents' rewards and added fees");
+  const tariff = program
+    .command('tariff')
+    .description("tariffs: the centre's fee, agents' rewards and added fees");
 
   tariff
     .command('list')
@@ -265,10 +269,16 @@ function addRateCommands(program: Command, run: Run): void {
           options: { inverse?: bigint },
         ) => {
           if ((direct === undefined) === (options.inverse === undefined)) {
-            throw new InvalidArgumentError('error: give the rate, or --inverse with what the other currency costs');
+            throw new InvalidArgumentError(
+              'error: give the rate, or --inverse with what the other currency costs',
+            );
           }
           const rateE10 = direct ?? inverseRate(options.inverse!);
-          const set = await setRate(await cli.database(), { fromCurrency, toCurrency, rateE10 }, cli.operator());
+          const set = await setRate(
+            await cli.database(),
+            { fromCurrency, toCurrency, rateE10 },
+            cli.operator(),
+          );
           cli.show(set, () => `1 ${fromCurrency} = ${formatRate(set.rateE10)} ${toCurrency} from now on.`);
         },
       ),
@@ -278,7 +288,9 @@ function addRateCommands(program: Command, run: Run): void {
     .command('list')
     .description('valid rates')
     .option('--history', 'all rates there were, the newest first')
-    .addOption(new Option('--limit <n>', 'at most so many of the history').default(100).argParser(count(10_000)))
+    .addOption(
+      new Option('--limit <n>', 'at most so many of the history').default(100).argParser(count(10_000)),
+    )
     .action(
       run(async (cli: Context, options: { history?: true; limit: number }) => {
         const db = await cli.database();
@@ -308,7 +320,9 @@ function rateText(text: string): bigint {
 }
 
 function addRuleCommands(program: Command, run: Run): void {
-  const rule = program.command('rule').description('security rules: which payments wait for an operator (153)');
+  const rule = program
+    .command('rule')
+    .description('security rules: which payments wait for an operator (153)');
 
   rule
     .command('set')
@@ -319,7 +333,11 @@ function addRuleCommands(program: Command, run: Run): void {
     .option('--agent <id>', 'only of this agent', id)
     .action(
       run(
-        async (cli: Context, ruleId: string, options: { above: bigint; service?: string; agent?: bigint }) => {
+        async (
+          cli: Context,
+          ruleId: string,
+          options: { above: bigint; service?: string; agent?: bigint },
+        ) => {
           const { above: amountAboveMinor, service: serviceId = null, agent: agentId = null } = options;
           const set = await setRule(
             await cli.database(),
@@ -381,14 +399,17 @@ function addProviderCommands(program: Command, run: Run): void {
       }),
     );
 
-  const show = (cli: Context, facts: ProviderFacts) => cli.show(masked(facts), () => providerWords(masked(facts)));
+  const show = (cli: Context, facts: ProviderFacts) =>
+    cli.show(masked(facts), () => providerWords(masked(facts)));
 
   provider
     .command('show')
     .description('a provider with its settings; secrets are masked')
     .argument('<providerId>')
     .action(
-      run(async (cli: Context, providerId: string) => show(cli, await getProvider(await cli.database(), providerId))),
+      run(async (cli: Context, providerId: string) =>
+        show(cli, await getProvider(await cli.database(), providerId)),
+      ),
     );
 
   for (const verb of ['pause', 'resume'] as const) {
@@ -464,7 +485,9 @@ function providerWords(provider: ProviderFacts): string {
 }
 
 function addNumberingCommands(program: Command, run: Run): void {
-  const numbering = program.command('numbering').description('numbering plan: which operator serves a phone number');
+  const numbering = program
+    .command('numbering')
+    .description('numbering plan: which operator serves a phone number');
   const imports = { 'import-prefixes': importPrefixes, 'import-ported': importPorted };
   const words = {
     'import-prefixes': 'replace the prefixes by those of a CSV file: prefix,service_id',
@@ -478,9 +501,9 @@ function addNumberingCommands(program: Command, run: Run): void {
       .argument('<file>')
       .action(
         run(async (cli: Context, path: string) => {
-          const progress = (line: unknown) => cli.tell(String(line));
+          const progress = ({ rows }: { readonly rows: number }) => cli.tell(`${rows} rows`);
           const imported = await imports[verb](await cli.database(), path, cli.operator(), progress);
-          cli.show(imported, () => `${imported.rows} rows were imported in ${imported.seconds} s.`);
+          cli.show(imported, () => `${imported.rows} rows were imported.`);
         }),
       );
   }
@@ -488,10 +511,13 @@ function addNumberingCommands(program: Command, run: Run): void {
   numbering
     .command('lookup')
     .description('the service of a phone number')
-    .argument('<phone>', '10 digits, without the country code')
+    .argument('<phone>', '10 digits; +7 or 8 before them is dropped')
     .action(
       run(async (cli: Context, phone: string) => {
-        const { serviceId } = await lookUp(await cli.database(), phone);
+        const found = await lookUp(await cli.database(), phone);
+        if (found.kind === 'malformed')
+          throw new Refusal(`"${phone}" is no phone number; give its 10 digits.`);
+        const serviceId = found.kind === 'found' ? found.serviceId : null;
         cli.show({ phone, serviceId }, () =>
           serviceId === null ? `${phone} is in no operator's range.` : `${phone} is served by ${serviceId}.`,
         );
@@ -504,7 +530,16 @@ function addNumberingCommands(program: Command, run: Run): void {
     .action(
       run(async (cli: Context) => {
         const loaded = await numberingFacts(await cli.database());
-        cli.show(loaded, () => facts(Object.entries(loaded).map(([name, value]) => [name, String(value)])));
+        cli.show(loaded, () =>
+          table(
+            ['what', 'rows', 'imported'],
+            (['prefixes', 'ported'] as const).map((kind) => [
+              kind,
+              loaded[kind].rows,
+              cli.time(loaded[kind].importedAt),
+            ]),
+          ),
+        );
       }),
     );
 }

@@ -35,7 +35,7 @@ export class Context {
 
   constructor(
     private readonly options: GlobalOptions,
-    private readonly env: NodeJS.ProcessEnv,
+    readonly env: NodeJS.ProcessEnv,
     private readonly stdio: Stdio,
     root: string,
   ) {
@@ -49,11 +49,12 @@ export class Context {
     const name = this.options.operator ?? this.env.TOLEM_OPERATOR;
     if (name) return name;
     throw new Refusal(
-      'This changes money or access and is not done without the name of who does it; add --operator NAME or set TOLEM_OPERATOR.',
+      'This changes money or access and is not done without the name of who does it; ' +
+        'add --operator NAME or set TOLEM_OPERATOR.',
     );
   }
 
-  /** A connection; the embedded server is started when it does not run. `owner` may read what the application may not. */
+  /** A connection; starts the embedded server when it does not run. `owner` may read what the application may not. */
   async database(role: Purpose['role'] = 'app'): Promise<pg.Client> {
     const open = this.clients.get(role);
     if (open) return open;
@@ -117,6 +118,13 @@ export function readTextFile(path: string): string {
 
 export function id(text: string): bigint {
   if (/^[1-9]\d{0,17}$/.test(text)) return BigInt(text);
+  throw new InvalidArgumentError('Expected a whole number above zero.');
+}
+
+/** An agent's own id of a payment: up to 2^63 − 1. */
+export function agentTransaction(text: string): bigint {
+  const value = /^[1-9]\d{0,18}$/.test(text) ? BigInt(text) : 0n;
+  if (value > 0n && value < 2n ** 63n) return value;
   throw new InvalidArgumentError('Expected a whole number above zero.');
 }
 

@@ -2,40 +2,49 @@
 import { Argument, type Command, InvalidArgumentError, Option } from 'commander';
 import { listAudit, Refusal } from '../audit.js';
 import { listSettings } from '../config.js';
-import { stateName } from '../core/states.js';
 import { verify } from '../ledger/verify.js';
-import { findPayments, paymentHistory } from '../payments/history.js';
-import { approve, listReview, listUncertain, reject, reverse, settleByEvidence } from '../payments/operator.js';
-import { type Context, count, id, money, type Run } from './context.js';
+import { findPayments, maskAccount, type PaymentSummary, paymentHistory } from '../payments/history.js';
+import {
+  approve,
+  listReview,
+  listUncertain,
+  reject,
+  reverse,
+  settleByEvidence,
+} from '../payments/operator.js';
+import { agentTransaction, type Context, count, id, money, type Run } from './context.js';
 import { table } from './print.js';
+
+interface Sight {
+  readonly showAccount?: true;
+}
+
+const transaction = ['<transactionId>', 'transaction id of the centre', id] as const;
+const showAccount = () =>
+  new Option('--show-account', 'show accounts whole, and what was told of their holders');
+const evidence = () =>
+  new Option('--evidence <text>', 'what the provider said, where and when').makeOptionMandatory();
 
 export function addPaymentCommands(program: Command, run: Run): void {
   addReviewCommands(program, run);
+  addPaymentsCommands(program, run);
+  addBooksCommands(program, run);
+}
 
-  const payments = program.command('payments').description('payments: find them, see their story, end what is uncertain');
-  const transaction = ['<transactionId>', 'transaction id of the centre', id] as const;
-  const evidence = new Option('--evidence <text>', 'what the provider said, where and when').makeOptionMandatory();
+function addReviewCommands(program: Command, run: Run): void {
+  const review = program.command('review').description('payments held for the security service (153)');
 
-  payments
-    .command('find')
-    .description("by the centre's id, by agent, or by agent and the agent's id")
-    .argument('[transactionId]', 'transaction id of the centre', id)
-    .option('--agent <id>', 'agent id', id)
-    .option('--agent-transaction <id>', "the agent's own id of the payment", agentTransaction)
+  review
+    .command('list')
+    .description('held payments, the longest waiting first')
+    .addOption(showAccount())
     .action(
-      run(async (cli: Context, transactionId: bigint | undefined, options: FindOptions) => {
-        if (transactionId === undefined && options.agent === undefined) {
-          throw new InvalidArgumentError('error: give the transaction id, or --agent');
-        }
-        const found = await findPayments(await cli.database(), {
-          ...(transactionId === undefined ? {} : { transactionId }),
-          ...(options.agent === undefined ? {} : { agentId: options.agent }),
-          ...(options.agentTransaction === undefined ? {} : { agentTransactionId: options.agentTransaction }),
-        });
-        cli.show(found, () =>
+      run(async (cli: Context, options: Sight) => {
+        const held = (await listReview(await cli.database())).map((each) => sighted(each, options));
+        cli.show(held, () =>
           table(
-            ['transaction', 'agent', 'agent id', 'service', 'account', 'amount', 'currency', 'state', 'code', 'accepted'],
-            found.map((each) => [
+            ['transaction', 'agent', 'agent id', 'service', 'account', 'amount', 'currency', 'rule', 'since'],
+            held.map((each) => [
               each.transactionId,
               each.agentId,
               each.agentTransactionId,
@@ -43,11 +52,291 @@ export function addPaymentCommands(program: Command, run: Run): void {
               each.account,
               money(each.amountToMinor),
               each.currency,
-              stateName(each.state),
-              each.code,
-              cli.time(each.acceptedAt),
+              each.reason?.split('|')[1] ?? null,
+              cli.time(each.since),
             ]),
           ),
         );
       }),
     );
+
+  for (const [verb, decide, words] of [
+    ['approve', approve, 'was approved and goes on to the provider'],
+    ['reject', reject, 'was rejected: it ended with 300, and what was held went back to the agent'],
+  ] as const) {
+    review
+      .command(verb)
+      .description(
+        verb === 'approve' ? 'let it go on to the provider' : 'end it with 300 and give the money back',
+      )
+      .argument(...transaction)
+      .requiredOption('--note <text>', 'why')
+      .action(
+        run(async (cli: Context, transactionId: bigint, options: { note: string }) => {
+          const db = await cli.database();
+          await decide(db, transactionId, cli.operator(), options.note);
+          await showPayment(cli, transactionId, words);
+        }),
+      );
+  }
+}
+
+function addPaymentsCommands(program: Command, run: Run): void {
+  const payments = program
+    .command('payments')
+    .description('payments: find them, see their story, end what is uncertain');
+
+  payments
+    .command('find')
+    .description("by the centre's id, or by the agent's")
+    .argument('[transactionId]', 'transaction id of the centre', id)
+    .option('--agent-transaction <id>', "the agent's own id of the payment", agentTransaction)
+    .option('--agent <id>', 'only of this agent', id)
+    .addOption(showAccount())
+    .action(
+      run(async (cli: Context, transactionId: bigint | undefined, options: FindOptions & Sight) => {
+        if (transactionId === undefined && options.agentTransaction === undefined) {
+          throw new InvalidArgumentError(
+            'error: give the transaction id, or --agent-transaction with the id of the agent',
+          );
+        }
+        const found = await findPayments(
+          await cli.database(),
+          {
+            ...(transactionId === undefined ? {} : { transactionId }),
+            ...(options.agent === undefined ? {} : { agentId: options.agent }),
+            ...(options.agentTransaction === undefined
+              ? {}
+              : { agentTransactionId: options.agentTransaction }),
+          },
+          options,
+        );
+        cli.show(found, () => summaryTable(cli, found));
+      }),
+    );
+
+  payments
+    .command('show')
+    .description('the story of a payment')
+    .argument(...transaction)
+    .addOption(showAccount())
+    .action(
+      run(async (cli: Context, transactionId: bigint, options: Sight) => {
+        const db = await cli.database();
+        const payment = (await findPayments(db, { transactionId }, options))[0];
+        if (!payment) {
+          throw new Refusal(
+            `There is no payment ${transactionId}; ` +
+              'look for it by the id of the agent: tolem payments find --agent-transaction ID.',
+          );
+        }
+        const history = await paymentHistory(db, transactionId, options);
+        cli.show({ ...payment, history }, () =>
+          [
+            summaryTable(cli, [payment]),
+            ...history.map((entry) => `${cli.time(entry.at)}  ${entry.text}`),
+          ].join('\n'),
+        );
+      }),
+    );
+
+  payments
+    .command('uncertain')
+    .description('payments whose end the provider has not told, the oldest first')
+    .addOption(showAccount())
+    .action(
+      run(async (cli: Context, options: Sight) => {
+        const open = (await listUncertain(await cli.database())).map((each) => sighted(each, options));
+        cli.show(open, () =>
+          table(
+            [
+              'transaction',
+              'agent',
+              'agent id',
+              'provider',
+              'service',
+              'account',
+              'amount',
+              'currency',
+              'next',
+              'tries',
+              'at',
+              'since',
+            ],
+            open.map((each) => [
+              each.transactionId,
+              each.agentId,
+              each.agentTransactionId,
+              each.providerId,
+              each.serviceId,
+              each.account,
+              money(each.amountToMinor),
+              each.currency,
+              each.what,
+              each.tries,
+              cli.time(each.nextAt),
+              cli.time(each.since),
+            ]),
+          ),
+        );
+      }),
+    );
+
+  payments
+    .command('settle')
+    .description('end a payment by evidence from the provider: executed (0) or not-executed (300)')
+    .argument(...transaction)
+    .addArgument(new Argument('<result>').choices(['executed', 'not-executed']))
+    .addOption(evidence())
+    .action(
+      run(
+        async (
+          cli: Context,
+          transactionId: bigint,
+          result: 'executed' | 'not-executed',
+          options: { evidence: string },
+        ) => {
+          const db = await cli.database();
+          await settleByEvidence(db, transactionId, result, options.evidence, cli.operator());
+          await showPayment(cli, transactionId, `was ended as ${result.replace('-', ' ')}`);
+        },
+      ),
+    );
+
+  payments
+    .command('reverse')
+    .description('give the money of a done payment back to the agent, the provider having agreed')
+    .argument(...transaction)
+    .addOption(evidence())
+    .action(
+      run(async (cli: Context, transactionId: bigint, options: { evidence: string }) => {
+        const db = await cli.database();
+        await reverse(db, transactionId, options.evidence, cli.operator());
+        await showPayment(cli, transactionId, 'was reversed: its money went back to the agent');
+      }),
+    );
+}
+
+interface FindOptions {
+  readonly agent?: bigint;
+  readonly agentTransaction?: bigint;
+}
+
+function addBooksCommands(program: Command, run: Run): void {
+  program
+    .command('verify')
+    .description('recompute the books from the transfers; exit code 1 when something disagrees')
+    .action(
+      run(async (cli: Context) => {
+        const verified = await verify(await cli.database(), (payments) =>
+          cli.tell(`${payments} payments checked`),
+        );
+        const { payments, transfers, agents } = verified.counts;
+        const counted = `${payments} payments, ${transfers} transfers and ${agents} agents were checked`;
+        cli.show(verified, () =>
+          verified.ok
+            ? `The books are right: ${counted}.`
+            : table(
+                ['what', 'object', 'expected', 'found'],
+                verified.problems.map((each) => [each.what, each.object, each.expected, each.found]),
+              ),
+        );
+        if (!verified.ok) {
+          throw new Refusal(
+            `The books are wrong: ${verified.problems.length} problems (${counted}). ` +
+              'Stop paying and look at the first of them.',
+          );
+        }
+      }),
+    );
+
+  program
+    .command('audit')
+    .description('who changed what')
+    .command('list')
+    .description('the newest changes first; needs the connection of the owner of the database')
+    .option('--by <operator>', 'only of this operator')
+    .option('--object <object>', 'only of this object, agent:4 for one')
+    .addOption(new Option('--limit <n>', 'at most so many').default(100).argParser(count(10_000)))
+    .action(
+      run(async (cli: Context, options: { by?: string; object?: string; limit: number }) => {
+        const rows = await listAudit(await cli.database('owner'), {
+          limit: options.limit,
+          ...(options.by === undefined ? {} : { operator: options.by }),
+          ...(options.object === undefined ? {} : { object: options.object }),
+        });
+        cli.show(rows, () =>
+          table(
+            ['id', 'at', 'operator', 'action', 'object', 'detail'],
+            rows.map((each) => [
+              each.id,
+              cli.time(each.at),
+              each.operator,
+              each.action,
+              each.object,
+              short(JSON.stringify(each.detail)),
+            ]),
+          ),
+        );
+      }),
+    );
+
+  program
+    .command('config')
+    .description('every setting with its value, default and meaning; secrets are masked')
+    .action(
+      run(async (cli: Context) => {
+        const rows = listSettings(cli.env);
+        cli.show(rows, () =>
+          table(
+            ['setting', 'value', 'from', 'default', 'expected', 'meaning'],
+            rows.map((each) => [each.name, each.value, each.source, each.default, each.expects, each.about]),
+          ),
+        );
+      }),
+    );
+}
+
+async function showPayment(cli: Context, transactionId: bigint, words: string): Promise<void> {
+  const payment = (await findPayments(await cli.database(), { transactionId }))[0]!;
+  cli.show(payment, () => `Payment ${transactionId} ${words}.\n${summaryTable(cli, [payment])}`);
+}
+
+function summaryTable(cli: Context, payments: readonly PaymentSummary[]): string {
+  return table(
+    [
+      'transaction',
+      'agent',
+      'agent id',
+      'service',
+      'account',
+      'amount',
+      'currency',
+      'state',
+      'code',
+      'accepted',
+      'final',
+    ],
+    payments.map((each) => [
+      each.transactionId,
+      each.agentId,
+      each.agentTransactionId,
+      each.serviceId,
+      each.account,
+      money(each.amountToMinor),
+      each.currency,
+      each.state,
+      each.code,
+      cli.time(each.acceptedAt),
+      cli.time(each.finalAt),
+    ]),
+  );
+}
+
+function sighted<T extends { readonly account: string }>(row: T, options: Sight): T {
+  return options.showAccount ? row : { ...row, account: maskAccount(row.account) };
+}
+
+function short(text: string): string {
+  return text.length <= 160 ? text : `${text.slice(0, 159)}…`;
+}

@@ -4,7 +4,7 @@ import { formatMinor, formatRate } from '../core/money.js';
 
 export type Cell = string | number | bigint | boolean | null;
 
-// Control characters and those that turn the direction of writing: names come from outside and must not steer a terminal.
+// Control characters and those that turn the direction of writing: names come from outside, a terminal would obey them.
 const unprintable = /[\p{Cc}\u2028\u2029\u202a-\u202e\u2066-\u2069]/gu;
 
 function cellText(cell: Cell): string {
@@ -23,7 +23,9 @@ export function table(headings: readonly string[], rows: readonly (readonly Cell
   const numeric = headings.map((_, column) => texts.every((row) => /^(-?\d+(\.\d+)?)?$/.test(row[column]!)));
   const line = (cells: readonly string[]) =>
     cells
-      .map((text, column) => (numeric[column] ? text.padStart(widths[column]!) : text.padEnd(widths[column]!)))
+      .map((text, column) =>
+        numeric[column] ? text.padStart(widths[column]!) : text.padEnd(widths[column]!),
+      )
       .join('  ')
       .trimEnd();
   return [line(headings), ...texts.map(line)].join('\n');
@@ -37,7 +39,9 @@ export function facts(pairs: readonly (readonly [string, Cell])[]): string {
 
 /** 12 500 millionths → `1.25` percent. */
 export function formatPercent(ppm: number): string {
-  const fraction = String(ppm % 10_000).padStart(4, '0').replace(/0+$/, '');
+  const fraction = String(ppm % 10_000)
+    .padStart(4, '0')
+    .replace(/0+$/, '');
   return fraction === '' ? String(Math.floor(ppm / 10_000)) : `${Math.floor(ppm / 10_000)}.${fraction}`;
 }
 

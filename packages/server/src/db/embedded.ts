@@ -518,7 +518,7 @@ function run(place: Place, program: string, args: string[], output: 'pipe' | num
     ...(place.owner ?? {}),
     cwd: '/',
     env: { PATH: process.env.PATH, LC_ALL: 'C', TZ: 'UTC' },
-    detached: typeof output === 'number',
+    detached: true,
     stdio: ['ignore', output, output],
   });
 }

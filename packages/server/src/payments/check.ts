@@ -9,7 +9,7 @@ import { externalIdOf, fingerprintOf, shownOf } from './order.js';
 import type { PaymentStore, Quoted } from './store.js';
 
 export interface CheckParts {
-  readonly store: PaymentStore;
+  readonly storeOf: (shard: number) => PaymentStore;
   readonly sender: Sender;
   readonly reference: () => Reference;
   readonly quoteTtlMs: number;
@@ -51,7 +51,7 @@ export async function check(parts: CheckParts, agentId: bigint, request: CheckRe
   const service = reference.services.get(request.serviceId);
   let quoted: Quoted;
   try {
-    quoted = await parts.store.quote({
+    quoted = await parts.storeOf(agent.shard).quote({
       agentId,
       agentTransactionId: request.agentTransactionId,
       inputs: fingerprintOf(service ? inquiryWords(service, request) : request.serviceId),

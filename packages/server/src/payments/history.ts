@@ -54,7 +54,9 @@ interface PaymentRow extends Omit<PaymentSummary, 'state'> {
 }
 
 const foundMax = 100;
-const eventsMax = 1000;
+/** A payment asked about for weeks has more events than anybody reads. */
+const firstEventsMax = 100;
+const lastEventsMax = 900;
 
 const columns = `p.id as "transactionId", p.shard, p.agent_id as "agentId", p.agent_transaction_id as "agentTransactionId",
   p.state, p.code, p.service_id as "serviceId", p.provider_id as "providerId", p.account,
@@ -117,7 +119,7 @@ export async function findPayments(
 }
 
 /**
- * What happened to a payment, oldest first; empty for an unknown id. Of its events the first 1000 are told. Events and
+ * What happened to a payment, oldest first; empty for an unknown id. Of its events the first 100 and the last 900 are told. Events and
  * transfers of one commit share its moment.
  */
 export async function paymentHistory(
@@ -137,8 +139,9 @@ export async function paymentHistory(
     [transactionId, shard],
   );
   const events = await db.query<EventRow>(
-    `select at, kind, data::text as data from payment_events where payment_id = $1 and shard = $2
-     order by at limit ${eventsMax}`,
+    `with e as (select at, kind, data::text as data from payment_events where payment_id = $1 and shard = $2)
+     (select * from e order by at limit ${firstEventsMax}) union (select * from e order by at desc limit ${lastEventsMax})
+     order by at`,
     [transactionId, shard],
   );
   const quotes = await db.query<QuoteRow>(
@@ -151,20 +154,21 @@ export async function paymentHistory(
      from waiting where payment_id = $1 and shard = $2`,
     [transactionId, shard],
   );
+  // A waiting row looks after the payment alone; without one, the process that accepted it does.
   const leases = await db.query<{ until: Date }>(
-    'select until from leases where shard = $2 and payment_ids @> array[$1::bigint]',
-    [payment.state === State.sending && waiting.rows.length === 0 ? transactionId : null, shard],
+    'select until from leases where shard = $2 and payment_ids @> array[$1::bigint] and $3',
+    [transactionId, shard, payment.state === State.sending && waiting.rows.length === 0],
   );
 
-  const [holds, others] = [transfers.rows.filter(isHold), transfers.rows.filter((row) => !isHold(row))];
+  const atOnce = (row: TransferRow) => row.at.getTime() === payment.acceptedAt.getTime();
   // Of entries with one moment, the earlier in this list comes first.
   return [
     ...quotes.rows.map((row) => quoteEntry(row, sight)),
-    acceptedEntry(payment, holds[0], sight),
-    ...holds.map(transferEntry),
+    acceptedEntry(payment, transfers.rows.some(atOnce), sight),
+    ...transfers.rows.filter(atOnce).map(transferEntry),
     ...leases.rows.map(({ until }) => leaseEntry(payment, until)),
     ...events.rows.map((row) => eventEntry(row, payment, sight)),
-    ...others.map(transferEntry),
+    ...transfers.rows.filter((row) => !atOnce(row)).map(transferEntry),
     ...waiting.rows.map(waitingEntry),
     ...(payment.finalAt ? [finalEntry(payment, payment.finalAt, sight)] : []),
   ].sort((left, right) => left.at.getTime() - right.at.getTime());
@@ -200,8 +204,6 @@ interface WaitingRow {
   readonly nextState: number | null;
 }
 
-const isHold = (row: TransferRow) => row.kind === 'hold';
-
 function quoteEntry({ at, expiresAt, rateE10, offer }: QuoteRow, { showAccount }: Sight): HistoryEntry {
   const rate = rateE10 === null ? null : formatRate(rateE10);
   const told = offer === null ? null : readOffer(offer);
@@ -224,12 +226,12 @@ function quoteEntry({ at, expiresAt, rateE10, offer }: QuoteRow, { showAccount }
   };
 }
 
-function acceptedEntry(payment: PaymentRow, hold: TransferRow | undefined, sight: Sight): HistoryEntry {
+function acceptedEntry(payment: PaymentRow, held: boolean, sight: Sight): HistoryEntry {
   const { agentId, agentTransactionId, agentDate, serviceId, providerId, currency, reason } = payment;
   const account = sight.showAccount ? payment.account : maskAccount(payment.account);
   const money = (minor: bigint) => `${formatMinor(minor)} ${currency}`;
   const details = payment.details === null ? null : readDetails(payment.details);
-  const outcome = ruleOutcome(payment, hold);
+  const outcome = ruleOutcome(payment, held);
   return {
     at: payment.acceptedAt,
     kind: 'accepted',
@@ -274,14 +276,14 @@ function acceptedEntry(payment: PaymentRow, hold: TransferRow | undefined, sight
 }
 
 /** What the rules said at acceptance. The row keeps what it became since, so the first step is read off its traces. */
-function ruleOutcome(payment: PaymentRow, hold: TransferRow | undefined): string {
+function ruleOutcome(payment: PaymentRow, held: boolean): string {
   const { state, code, reason, acceptedAt, finalAt } = payment;
   const money = `${formatMinor(payment.amountToMinor + payment.feeMinor)} ${payment.currency}`;
-  if (finalAt?.getTime() === acceptedAt.getTime() && state === State.failed && !hold) {
+  if (finalAt?.getTime() === acceptedAt.getTime() && state === State.failed && !held) {
     return `Refused by the rules at once with ${code}: ${messageFor(code, 'en', reason)}.`;
   }
   const [key, ...values] = reason?.split('|') ?? [];
-  if (hold && hold.at.getTime() === acceptedAt.getTime()) {
+  if (held) {
     return key === 'security_rule'
       ? `The rules held it for the security service by rule ${values[0]}; ${money} were held.`
       : `The rules let it through; ${money} were held.`;
@@ -379,7 +381,7 @@ function decisionText(kind: string, data: Readonly<Record<string, unknown>>): st
 const waitingWords: Readonly<Record<string, string>> = {
   funds: 'It waits for the balance to cover it',
   review: 'It waits for an operator to approve or reject it',
-  terms: 'It waits for the added fee to be allowed; the agent may also cancel it with its payer',
+  terms: 'It waits for the added fee to be allowed',
   send: 'Nothing was executed, and it is to be sent to the provider',
   inquire: 'Its outcome is not known, and the provider is to be asked',
 };

@@ -15,7 +15,7 @@ import { type Claimed, open, type PaymentStore, type Settlement, type StoredPaym
 import { writeDetails } from './stored.js';
 
 export interface PayParts {
-  readonly store: PaymentStore;
+  readonly storeOf: (shard: number) => PaymentStore;
   readonly sender: Sender;
   readonly reference: () => Reference;
   /** Encrypts what must not lie readable in the database; answers base64. */
@@ -65,10 +65,11 @@ export class PayStory {
   }
 
   private async story(agentId: bigint, request: PayRequest): Promise<PayAnswer> {
-    const { store, leaseMs, payWaitMs } = this.parts;
+    const { leaseMs, payWaitMs } = this.parts;
     const reference = this.parts.reference();
     const agent = reference.agents.get(agentId);
     if (!agent) throw new Error(`agent ${agentId} is not in the reference data`);
+    const store = this.parts.storeOf(agent.shard);
     const fingerprint = fingerprintOf(paymentWords(request));
 
     let decision = decidePay(reference, agent, request, notAsked);
@@ -153,7 +154,8 @@ export class PayStory {
     claimed: Claimed,
     leaseEnds: number,
   ): Promise<PayAnswer> {
-    const { sender, store, log } = this.parts;
+    const { sender, log } = this.parts;
+    const store = this.parts.storeOf(agent.shard);
     const providerId = accepted.service.providerId;
     const work = async (): Promise<PayAnswer> => {
       const order = {
@@ -196,7 +198,7 @@ export class PayStory {
     service: Accept['service'],
     found: Awaited<ReturnType<PaymentStore['find']>>,
   ) {
-    const { sender, store, reference } = this.parts;
+    const { sender, reference } = this.parts;
     const inputs = fingerprintOf(inquiryWords(service, request));
     const quote = found.quote?.fresh && found.quote.inputs === inputs ? found.quote : null;
     const rateE10 = quote?.rateE10 ?? reference().rates.get(`${agent.currency}/${service.currency}`) ?? null;
@@ -214,7 +216,7 @@ export class PayStory {
     if (outcome.kind === 'refused') return outcome;
     if (outcome.kind === 'ok') return { kind: 'offered' as const, offer: outcome, rateE10 };
     // Nothing is accepted and nothing is paid; only the number the agent will meet again is kept.
-    const { transactionId } = await store.quote({
+    const { transactionId } = await this.parts.storeOf(agent.shard).quote({
       agentId: agent.agentId,
       agentTransactionId: request.agentTransactionId,
       inputs,
@@ -244,7 +246,9 @@ export class PayStory {
       const again = decidePay(reference, agent, request, asked);
       if (again.kind === 'accept' && again.state !== State.awaitingTerms) {
         await this.parts.resumeTerms(payment, agent, again.state);
-        const { payment: now } = await this.parts.store.find(agent.agentId, request.agentTransactionId);
+        const { payment: now } = await this.parts
+          .storeOf(agent.shard)
+          .find(agent.agentId, request.agentTransactionId);
         return answerOf(now ?? payment);
       }
     }

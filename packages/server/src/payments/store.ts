@@ -314,8 +314,14 @@ export class PaymentStore {
       text: `select i.n, p.id, p.state, p.code, p.fingerprint, p.reason, p.accepted_at, p.final_at, p.shown,
                q.transaction_id, q.inputs, q.offer, q.rate_e10, q.expires_at > now() as fresh
              from unnest($1::bigint[], $2::bigint[]) with ordinality as i (agent_id, agent_transaction_id, n)
-             left join payments p on p.agent_id = i.agent_id and p.agent_transaction_id = i.agent_transaction_id and p.shard = $3
-             left join quotes q on q.agent_id = i.agent_id and q.agent_transaction_id = i.agent_transaction_id and q.shard = $3`,
+             left join lateral (
+               select * from payments p
+               where p.agent_id = i.agent_id and p.agent_transaction_id = i.agent_transaction_id and p.shard = $3 limit 1
+             ) p on true
+             left join lateral (
+               select * from quotes q
+               where q.agent_id = i.agent_id and q.agent_transaction_id = i.agent_transaction_id and q.shard = $3 limit 1
+             ) q on true`,
       values: [
         plainArray(batch.map((each) => each.agentId)),
         plainArray(batch.map((each) => each.agentTransactionId)),

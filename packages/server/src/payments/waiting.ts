@@ -16,7 +16,7 @@ export type Db = Pick<pg.Pool, 'query'>;
 
 export interface QueueParts {
   readonly db: Db;
-  readonly store: PaymentStore;
+  readonly storeOf: (shard: number) => PaymentStore;
   readonly sender: Sender;
   /** As long as a claimed payment may be worked on. */
   readonly leaseMs: () => number;
@@ -36,7 +36,7 @@ export async function claim(parts: QueueParts, limit: number): Promise<WaitingRo
 
 /** One claimed payment: ask about it, or send it, and write down what that proved. */
 export async function workOne(parts: QueueParts, row: WaitingRow, claimedAt: number): Promise<void> {
-  const { db, sender, store } = parts;
+  const { db, sender } = parts;
   const offers = sender.offers(row.provider_id);
   const order = orderOfRow(row);
 
@@ -64,7 +64,7 @@ export async function workOne(parts: QueueParts, row: WaitingRow, claimedAt: num
   const consequence = consequenceOf(asked, row.tries, proves);
   if (consequence.kind === 'end') {
     const shown = row.shown === null ? null : readShown(row.shown);
-    await store.settle({
+    await parts.storeOf(row.shard).settle({
       transactionId: row.id,
       agentId: row.agent_id,
       to: consequence.to,
@@ -168,16 +168,25 @@ export async function resumeFunded(db: Db): Promise<number> {
 }
 
 /** Ends what waited too long: 220 becomes 250, 255 becomes 300. Nothing of it was ever sent. Answers how many. */
-export async function expire(db: Db, store: PaymentStore, waitMs: number): Promise<number> {
-  const { rows } = await db.query<{ payment_id: bigint; agent_id: bigint; what: 'funds' | 'terms' }>(
-    `select payment_id, agent_id, what from waiting
+export async function expire(
+  db: Db,
+  storeOf: (shard: number) => PaymentStore,
+  waitMs: number,
+): Promise<number> {
+  const { rows } = await db.query<{
+    payment_id: bigint;
+    shard: number;
+    agent_id: bigint;
+    what: 'funds' | 'terms';
+  }>(
+    `select payment_id, shard, agent_id, what from waiting
      where what in ('funds', 'terms') and since < now() - $1 * interval '1 ms'
      order by since limit 200`,
     [waitMs],
   );
   const ended = await Promise.all(
     rows.map((row) =>
-      store.settle({
+      storeOf(row.shard).settle({
         ...ending,
         transactionId: row.payment_id,
         agentId: row.agent_id,

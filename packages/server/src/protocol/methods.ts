@@ -1,9 +1,17 @@
 import type { UseCases } from '../core/answers.js';
 import type { Agent, Reference } from '../core/catalogue.js';
+import { reason } from '../core/codes.js';
 import type { CatalogueAnswers } from './catalogue.js';
-import type { JsonObject } from './json.js';
+import { type JsonObject, parseBody } from './json.js';
 import { renderBalance, renderCheck, renderCode, renderOperator, renderPay } from './render.js';
-import { type Shaped, shapeCheck, shapeOperatorByPhone, shapePay, shapeService } from './requests.js';
+import {
+  readAgentTransactionId,
+  type Shaped,
+  shapeCheck,
+  shapeOperatorByPhone,
+  shapePay,
+  shapeService,
+} from './requests.js';
 
 export interface Call {
   readonly agent: Agent;
@@ -83,6 +91,27 @@ export function methodsOf(
       },
     },
   };
+}
+
+/** A body's bytes; null for one of a type that is not JSON. */
+export type Received = Buffer | null | undefined;
+
+/** What is asked, or the 202 for a body that asks nothing. */
+export function readCall(
+  method: Method,
+  agent: Agent,
+  received: Received,
+): { readonly ok: true; readonly call: Call } | { readonly ok: false; readonly answer: Answer } {
+  const refused = (why: string) => ({ ok: false as const, answer: codeOnly(202, why, agent, null) });
+  if (received === null) return refused(reason('content_type'));
+  const bytes = received ?? Buffer.alloc(0);
+  if (bytes.length === 0 && method.bodyOptional) {
+    return { ok: true, call: { agent, body: {}, agentTransactionId: null } };
+  }
+  const parsed = parseBody(bytes);
+  if (!parsed.ok) return refused(parsed.why);
+  const agentTransactionId = readAgentTransactionId(parsed.value.agentTransactionId);
+  return { ok: true, call: { agent, body: parsed.value, agentTransactionId } };
 }
 
 export function codeOnly(code: number, why: string | null, agent: Agent, id: bigint | null): Answer {

@@ -14,10 +14,8 @@ import type { Agent, Language, Reference } from '../core/catalogue.js';
 import { type HttpError, httpErrors } from '../core/codes.js';
 import { type ArrayKey, CatalogueAnswers } from './catalogue.js';
 import { type Directory, identify } from './credentials.js';
-import { parseBody } from './json.js';
-import { type Answer, codeOnly, type Method, methodsOf } from './methods.js';
+import { type Answer, codeOnly, type Method, methodsOf, type Received, readCall } from './methods.js';
 import { renderCode } from './render.js';
-import { readAgentTransactionId } from './requests.js';
 import { localTimeIn } from './time.js';
 import { readTls, reloadTls, type TlsFiles } from './tls.js';
 
@@ -50,9 +48,6 @@ const silenceMsMax = 60_000;
 const keepAliveMs = 72_000;
 const idleSweepMs = 50;
 const retryAfterS = 5;
-
-/** What the content type parsers leave: the bytes, or `null` for a type that is not JSON. */
-type Received = Buffer | null | undefined;
 
 /**
  * The agents' server: six methods under `/api/v20`, `GET /healthz`, plain errors for all else. Not listening yet, so that
@@ -152,7 +147,7 @@ function serveProtocol(api: FastifyInstance, parts: ServerParts): void {
       route: name,
       agentId: agent?.agentId.toString(),
     };
-    logger.info({ ...facts, status: reply.statusCode, code: answer?.code, ms }, 'answered');
+    logger.debug({ ...facts, status: reply.statusCode, code: answer?.code, ms }, 'answered');
     return reply;
   };
 
@@ -164,16 +159,15 @@ function serveProtocol(api: FastifyInstance, parts: ServerParts): void {
     reply: FastifyReply,
     received: Received,
   ): Promise<Answer> => {
-    const read = readBody(method, received);
-    if (!read.ok) return codeOnly(202, read.why, agent, null);
-    const agentTransactionId = readAgentTransactionId(read.value.agentTransactionId);
+    const read = readCall(method, agent, received);
+    if (!read.ok) return read.answer;
     try {
-      return await method.answer({ agent, body: read.value, agentTransactionId });
+      return await method.answer(read.call);
     } catch (error) {
       // Nothing is known of the payment, so this must not read as final.
       logFailure(logger, error, request.id, name, agent);
       reply.code(503).header('retry-after', error instanceof Overloaded ? error.retryAfterS : retryAfterS);
-      return codeOnly(1, null, agent, agentTransactionId);
+      return codeOnly(1, null, agent, read.call.agentTransactionId);
     }
   };
 
@@ -200,12 +194,6 @@ function serveProtocol(api: FastifyInstance, parts: ServerParts): void {
       });
     }
   }
-}
-
-function readBody(method: Method, body: Received): ReturnType<typeof parseBody> {
-  if (body === null) return { ok: false, why: 'content_type' };
-  if (method.bodyOptional && (body === undefined || body.length === 0)) return { ok: true, value: {} };
-  return parseBody(body ?? Buffer.alloc(0));
 }
 
 async function sendAnswer(answer: Answer, request: FastifyRequest, reply: FastifyReply): Promise<void> {

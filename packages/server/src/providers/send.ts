@@ -245,9 +245,7 @@ class Line {
     this.underWay.delete(call);
     // Not at once: undici is still in the middle of its own bookkeeping for this client.
     queueMicrotask(() => {
-      const nowMs = performance.now();
-      let next = this.waiting.shift();
-      for (; next && next.deadlineMs <= nowMs; next = this.waiting.shift()) next.expire();
+      const next = this.waiting.shift();
       if (next) this.start(next, client);
       else this.free.push(client);
     });
