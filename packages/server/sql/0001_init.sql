@@ -489,7 +489,9 @@ begin
     insert into payment_events (payment_id, shard, kind, data)
     select i.id, p_shard, case when m.n is null then 'not_moved' else i.event_kind end, i.event::json
     from input i left join moved m on m.n = i.n
-    where i.event is not null
+    -- Not moved because it is there already: the same outcome told again, after a commit whose answer was lost.
+    where i.event is not null and (m.n is not null or not exists (
+      select 1 from payments p where p.id = i.id and p.shard = p_shard and p.state = i.state and p.code = i.code))
   ), released as (
     delete from leases l where l.id = any (p_leases)
   )

@@ -156,9 +156,12 @@ export function startCentre(parts: CentreParts): Centre {
       },
     },
     async stop() {
-      await ear.close();
-      await Promise.all([story.drain(2000, 4000), loops.stop()]);
+      await Promise.all([ear.close(), loops.stop(), story.drain(2000, 4000)]);
+      // What the providers have not answered by now is cut, is unknown, and is written down as such.
       await sender.close(500);
+      const until = performance.now() + 1000;
+      await story.drain(0, 1000);
+      while (calls > 0 && performance.now() < until) await new Promise((done) => setTimeout(done, 10));
       await Promise.all([...stores.values()].map((store) => store.close()));
     },
   };

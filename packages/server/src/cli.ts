@@ -8,6 +8,8 @@ import { Context, type GlobalOptions, type Run, type Stdio } from './cli/context
 import { addPaymentCommands } from './cli/payments.js';
 import { SetupError } from './config.js';
 
+/** PostgreSQL's insufficient_privilege. */
+const notPermitted = '42501';
 const root = fileURLToPath(new URL('../../../', import.meta.url));
 
 /**
@@ -54,6 +56,13 @@ function exitCode(error: unknown, stdio: Stdio): number {
   if (error instanceof CommanderError) return error.exitCode === 0 ? 0 : 2;
   const { code, message } = error as Error & { code?: string };
   if (error instanceof Refusal || error instanceof SetupError) stdio.stderr.write(`${message}\n`);
-  else stdio.stderr.write(`Failed, nothing more was done: ${message}${code ? ` (${code})` : ''}\n`);
+  else if (code === notPermitted) {
+    stdio.stderr.write(
+      `The database refused: ${message}; set TOLEM_DATABASE_ADMIN_URL to connect as its owner.\n`,
+    );
+  } else
+    stdio.stderr.write(
+      `Failed: ${message}${code ? ` (${code})` : ''}; what was not confirmed above was not done.\n`,
+    );
   return 1;
 }

@@ -4,11 +4,9 @@ import { parse } from 'lossless-json';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { run } from '../src/cli.js';
 import { settings } from '../src/config.js';
-import { connectOptions } from '../src/db/connect.js';
 import { ensurePostgres } from '../src/db/embedded.js';
-import { migrate } from '../src/db/migrate.js';
 import { openCentre, payRequest } from './support/centre.js';
-import { sqlDirectory, temporaryDirectory } from './support/database.js';
+import { temporaryDirectory } from './support/database.js';
 
 let centre: Awaited<ReturnType<typeof openCentre>>;
 let directory: string;
@@ -388,7 +386,7 @@ describe('catalogue', () => {
     expect((await tolem(['numbering', 'import-ported', ported])).out).toBe('1 rows were imported.\n');
     expect((await tolem(['numbering', 'lookup', '7777731414'])).out).toBe('7777731414 is served by P1015.\n');
     const prefixes = written('prefixes.csv', '777,P1011\n70,P1013\n');
-    expect(await tolemJson('numbering', 'import-prefixes', prefixes)).toMatchObject({ rows: 2n });
+    expect((await tolem(['numbering', 'import-prefixes', prefixes])).out).toBe('2 rows were imported.\n');
     expect((await tolem(['numbering', 'show'])).out).toMatch(/prefixes +2 [\s\S]*ported +1 /);
     expect((await tolem(['numbering', 'import-prefixes', written('bad.csv', '777,NONE\n')])).code).toBe(1);
   });
@@ -493,20 +491,10 @@ describe('installation', () => {
     }
   });
 
-  test('without a running centre the embedded database is started for the command, and stopped after it', async () => {
+  test('before the first start the embedded database is made, started for the command, and stopped after it', async () => {
     const dataDir = temporaryDirectory();
     const own = { TOLEM_DATABASE_URL: '', TOLEM_DATA_DIR: dataDir };
     try {
-      const early = await tolem(['agent', 'list'], own);
-      expect(early.code).toBe(1);
-      expect(early.err).toMatch(/no tables yet: start the centre once/);
-
-      const server = await ensurePostgres({ dataDir });
-      await migrate(connectOptions(server.connection, { name: 'test', role: 'owner' }), {
-        directory: sqlDirectory,
-      });
-      await server.stop();
-
       const rate = await tolem(['rate', 'set', 'KZT', 'USD', '--inverse', '480'], own);
       expect(rate.out).toBe('1 KZT = 0.0020833333 USD from now on.\n');
       const audit = await tolem(['audit', 'list'], own);

@@ -355,7 +355,7 @@ describe('review', () => {
 describe('funds', () => {
   let poor: Opened;
   beforeAll(async () => {
-    poor = await openCentre({ fundsWaitMs: 4000 });
+    poor = await openCentre({ answerMsMax: 20_000 });
     await correct(
       poor.pool,
       demoAgent,
@@ -385,7 +385,8 @@ describe('funds', () => {
     await topUp(poor.pool, demoAgent, 300n, 'bank 2', 'op');
     expect((await poor.payUntil(requests[0]!, isFinal)).code).toBe(0);
     expect((await poor.pay(requests[1]!)).code).toBe(220);
-    expect((await poor.payUntil(requests[1]!, isFinal)).code).toBe(250);
+    await topUp(poor.pool, demoAgent, 300n, 'bank 2b', 'op');
+    expect((await poor.payUntil(requests[1]!, isFinal)).code).toBe(0);
     expect(await poor.available()).toBe(0n);
   });
 
@@ -405,6 +406,28 @@ describe('funds', () => {
     expect((await poor.pay(fits)).code).toBe(0);
     expect(await poor.available()).toBe(-1000n);
     expect((await poor.pay(payRequest({ amountToMinor: 100n }))).code).toBe(220);
+  });
+});
+
+describe('time', () => {
+  test('a payment that is not funded in time is 250, one whose terms are not met 300, and neither was sent', async () => {
+    const hasty = await openCentre({ fundsWaitMs: 1000 });
+    await correct(
+      hasty.pool,
+      demoAgent,
+      -(await hasty.available()),
+      { reason: 'test', document: null },
+      'op',
+    );
+    const [unfunded, unmet] = [payRequest(), payRequest({ amountFromMinor: 30_000n })];
+    expect((await hasty.pay(unfunded)).code).toBe(220);
+    expect((await hasty.pay(unmet)).code).toBe(255);
+    expect((await hasty.payUntil(unfunded, isFinal)).code).toBe(250);
+    expect((await hasty.payUntil(unmet, isFinal)).code).toBe(300);
+    await topUp(hasty.pool, demoAgent, 1_000_000n, null, 'op');
+    expect((await hasty.pay(unfunded)).code).toBe(250);
+    expect(await hasty.sandbox.registry()).toEqual([]);
+    await hasty.close();
   });
 });
 

@@ -1,7 +1,7 @@
 import type pg from 'pg';
 import { afterAll, beforeAll, describe, expect, it } from 'vitest';
 import { State } from '../src/core/states.js';
-import { openClient } from '../src/db/connect.js';
+import { openClient, openPool } from '../src/db/connect.js';
 import { type Problem, problemsMax, verify } from '../src/ledger/verify.js';
 import { freshDatabase, type TestDatabase } from './support/database.js';
 
@@ -119,8 +119,8 @@ describe('verify', () => {
   });
 
   it('runs with the rights of the application too, and from a pool', async () => {
-    const app = await openClient(database.appOptions);
-    expect((await verify(app).finally(() => app.end())).ok).toBe(true);
+    const pool = await openPool(database.appOptions, { max: 1 });
+    expect((await verify(pool).finally(() => pool.end())).ok).toBe(true);
   });
 
   const cases: [rule: string, damage: string, object: string, expected: string, found: string][] = [

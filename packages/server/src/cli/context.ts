@@ -1,12 +1,14 @@
 /** What every command is given: the settings, the database, the operator's name, and a place to print. */
 import { readFileSync, statSync } from 'node:fs';
+import { fileURLToPath } from 'node:url';
 import { InvalidArgumentError } from 'commander';
 import type pg from 'pg';
 import { Refusal } from '../audit.js';
-import { type Config, loadConfig, SetupError } from '../config.js';
+import { type Config, loadConfig } from '../config.js';
 import { formatMinor, parseAmount } from '../core/money.js';
 import { connectOptions, type DatabaseAddress, openClient, type Purpose } from '../db/connect.js';
 import { type EmbeddedPostgres, ensurePostgres } from '../db/embedded.js';
+import { migrate } from '../db/migrate.js';
 import { localTimeIn } from '../protocol/time.js';
 import { json } from './print.js';
 
@@ -25,6 +27,7 @@ export type Run = <Args extends unknown[]>(
   action: (cli: Context, ...args: Args) => Promise<void>,
 ) => (...args: Args) => Promise<void>;
 
+const sqlDirectory = fileURLToPath(new URL('../../sql/', import.meta.url));
 const fileBytesMax = 64 * 1024 * 1024;
 
 export class Context {
@@ -58,25 +61,19 @@ export class Context {
   async database(role: Purpose['role'] = 'app'): Promise<pg.Client> {
     const open = this.clients.get(role);
     if (open) return open;
-    const client = await openClient(connectOptions(await this.address(role), { name: 'command', role }));
+    const { app, owner } = await this.addresses();
+    await migrate(connectOptions(owner, { name: 'migrate', role: 'owner' }), { directory: sqlDirectory });
+    const address = role === 'owner' ? owner : app;
+    const client = await openClient(connectOptions(address, { name: 'command', role }));
     this.clients.set(role, client);
-    const { rows } = await client.query<{ there: boolean }>(
-      `select to_regclass('tolem.audit') is not null as there`,
-    );
-    if (!rows[0]!.there) {
-      throw new SetupError('the database has no tables yet: start the centre once, it makes them');
-    }
     return client;
   }
 
-  private async address(role: Purpose['role']): Promise<DatabaseAddress> {
-    const url = role === 'owner' ? this.config.databaseAdminUrl : this.config.databaseUrl;
-    if (url) return url;
-    this.embedded ??= await ensurePostgres({
-      dataDir: this.config.dataDir,
-      onProgress: (line) => this.tell(line),
-    });
-    return this.embedded.connection;
+  private async addresses(): Promise<{ app: DatabaseAddress; owner: DatabaseAddress }> {
+    const { databaseUrl, databaseAdminUrl, dataDir } = this.config;
+    if (databaseUrl) return { app: databaseUrl, owner: databaseAdminUrl ?? databaseUrl };
+    this.embedded ??= await ensurePostgres({ dataDir, onProgress: (line) => this.tell(line) });
+    return { app: this.embedded.connection, owner: this.embedded.connection };
   }
 
   /** Prints the result: the value itself for programs, the words for people. */

@@ -318,6 +318,7 @@ function usablePrograms(native: string, home: string, owner: Owner): string {
     const draft = `${copy}.${randomBytes(4).toString('hex')}`;
     cpSync(real, draft, {
       recursive: true,
+      verbatimSymlinks: true,
       filter: (path) => !path.endsWith('.a') && basename(path) !== 'pgxs',
     });
     linkLibraries(draft);

@@ -1,4 +1,4 @@
-import { createHash } from 'node:crypto';
+import { hash } from 'node:crypto';
 import type { Shown } from '../core/answers.js';
 import type { Accept } from '../core/decide.js';
 import type { Offer, PayRequest } from '../core/requests.js';
@@ -15,7 +15,7 @@ export function externalIdOf(agentId: bigint, agentTransactionId: bigint): strin
 
 /** The first half of a SHA-256 as a UUID: 16 bytes that PostgreSQL stores and compares as such. */
 export function fingerprintOf(words: string): string {
-  const hex = createHash('sha256').update(words).digest('hex');
+  const hex = hash('sha256', words, 'hex');
   return `${hex.slice(0, 8)}-${hex.slice(8, 12)}-${hex.slice(12, 16)}-${hex.slice(16, 20)}-${hex.slice(20, 32)}`;
 }
 

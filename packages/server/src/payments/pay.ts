@@ -236,13 +236,13 @@ export class PayStory {
     fingerprint: string,
     invalid: string | null,
   ): Promise<PayAnswer> {
+    const asked = { offer: payment.shown ?? {}, rateE10: payment.shown?.conversion?.rateE10 ?? null };
     if (payment.fingerprint !== fingerprint) {
-      return invalid
-        ? refusal(202, invalid, payment.transactionId)
-        : refusal(215, null, payment.transactionId);
+      const again = invalid ? null : decidePay(reference, agent, request, asked);
+      const why = again?.kind === 'invalid' ? again.reason : invalid;
+      return why ? refusal(202, why, payment.transactionId) : refusal(215, null, payment.transactionId);
     }
     if (payment.state === State.awaitingTerms) {
-      const asked = { offer: payment.shown ?? {}, rateE10: payment.shown?.conversion?.rateE10 ?? null };
       const again = decidePay(reference, agent, request, asked);
       if (again.kind === 'accept' && again.state !== State.awaitingTerms) {
         await this.parts.resumeTerms(payment, agent, again.state);

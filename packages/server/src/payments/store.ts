@@ -5,7 +5,7 @@ import type pg from 'pg';
 import type { Shown } from '../core/answers.js';
 import type { Offer } from '../core/requests.js';
 import { State, sourcesMask, stateFacts, states, statesMask } from '../core/states.js';
-import { Lane, type LaneClient, plainArray, textArray } from '../db/lane.js';
+import { Lane, LaneBroken, type LaneClient, plainArray, textArray } from '../db/lane.js';
 import type { CallRecord } from '../providers/contract.js';
 import { readOffer, readShown, writeOffer, writeShown } from './stored.js';
 
@@ -113,6 +113,9 @@ interface Key {
 
 const keyOf = (item: Key) => `${item.agentId}/${item.agentTransactionId}`;
 
+/** How long an outcome is offered to a database that is away. */
+const settleMsMax = 60_000;
+
 export interface StoreOptions {
   readonly connection: pg.ClientConfig;
   readonly shard: number;
@@ -146,8 +149,6 @@ export class PaymentStore {
     this.settles = new Lane({
       ...common,
       name: 'settle',
-      // An outcome is worth waiting for: the provider may have executed. The lease covers what is never written.
-      waitMsMax: 60_000,
       keyOf: (item: Settlement) => String(item.transactionId),
       write: (client, batch) => this.writeSettlements(client, batch),
     });
@@ -175,11 +176,24 @@ export class PaymentStore {
   }
 
   /** Commit 2. Answers with the payment as it is afterwards, moved or not. */
-  settle(settlement: Settlement): Promise<Settled> {
+  async settle(settlement: Settlement): Promise<Settled> {
     const holding = new Set(settlement.from.map((state) => stateFacts[state].holds));
     if (holding.size !== 1)
       throw new Error('a settlement may not mix states that hold money with states that do not');
-    return this.settles.submit(settlement);
+    const until = performance.now() + settleMsMax;
+    for (;;) {
+      try {
+        return await this.settles.submit(settlement);
+      } catch (error) {
+        // The same outcome may be written twice: the second time moves nothing. What is not written in time is left to
+        // the lease, whose row must then outlive the batch's other payments.
+        if (!(error instanceof LaneBroken) || performance.now() > until) {
+          if (settlement.leaseId !== null) this.leases.delete(settlement.leaseId);
+          throw error;
+        }
+        await new Promise((done) => setTimeout(done, 50));
+      }
+    }
   }
 
   find(agentId: bigint, agentTransactionId: bigint): Promise<Found> {

@@ -1,0 +1,288 @@
+import { createWriteStream } from 'node:fs';
+import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { tmpdir } from 'node:os';
+import { join } from 'node:path';
+import { pipeline } from 'node:stream/promises';
+import type pg from 'pg';
+import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { Refusal } from '../src/audit.js';
+import { importPorted, importPrefixes, lookUp, numberingFacts } from '../src/catalogue/numbering.js';
+import { openClient, openPool } from '../src/db/connect.js';
+import { freshDatabase, type TestDatabase } from './support/database.js';
+
+let database: TestDatabase;
+let owner: pg.Client;
+let app: pg.Client;
+let directory: string;
+
+beforeAll(async () => {
+  database = await freshDatabase();
+  owner = await openClient(database.adminOptions);
+  app = await openClient(database.appOptions);
+  directory = await mkdtemp(join(tmpdir(), 'tolem-numbering-'));
+  await owner.query(`insert into providers (provider_id, name, connector) values ('p', 'P', 'sandbox')`);
+  await owner.query(
+    `insert into services (service_id, position, type, name, inputs, provider_id, provider_service_code, currency,
+       amount_min_minor, amount_max_minor)
+     select id, 1, 0, id, '[]', 'p', id, 'KZT', 1, 100 from unnest(array['P1', 'P2', 'P3', 'A,B', 'T\tB\\']) id`,
+  );
+});
+afterAll(async () => {
+  await owner?.end();
+  await app?.end();
+  await database?.drop();
+  if (directory) await rm(directory, { recursive: true });
+});
+
+let files = 0;
+async function csv(text: string): Promise<string> {
+  files += 1;
+  const path = join(directory, `${files}.csv`);
+  await writeFile(path, text);
+  return path;
+}
+
+const prefixes = async (text: string) => importPrefixes(app, await csv(text), 'operator');
+const ported = async (text: string) => importPorted(app, await csv(text), 'operator');
+const serviceOf = async (phone: string) => {
+  const found = await lookUp(app, phone);
+  return found.kind === 'found' ? found.serviceId : found.kind;
+};
+
+describe('imports', () => {
+  it.each([
+    ['a header', 'prefix,service_id\n777,P1\n778,P2\n'],
+    ['no header', '777,P1\n778,P2\n'],
+    ['no line end at the end', '777,P1\n778,P2'],
+    ['CRLF and blank lines', 'prefix,service_id\r\n\r\n777,P1\r\n  \r\n778,P2\r\n\r\n'],
+    ['quotes and spaces', '"prefix","service_id"\n"777" , "P1"\n 778 ,P2 \n'],
+    ['a byte order mark', '\uFEFFPrefix,Service_id\n777,P1\n778,P2\n'],
+    ['the country code', '+7777,P1\n+7778,P2\n'],
+  ])('take a file with %s', async (_, text) => {
+    await owner.query('delete from numbering_prefixes');
+    expect((await prefixes(text)).rows).toBe(2);
+    const { rows } = await owner.query('select prefix, service_id from numbering_prefixes order by prefix');
+    expect(rows).toEqual([
+      { prefix: '777', service_id: 'P1' },
+      { prefix: '778', service_id: 'P2' },
+    ]);
+  });
+
+  it('take a service whose id needs quotes or escapes', async () => {
+    await prefixes('777,"A,B"\n778,T\tB\\\n');
+    expect(await serviceOf('7770000000')).toBe('A,B');
+    expect(await serviceOf('7780000000')).toBe('T\tB\\');
+  });
+
+  it.each([
+    ['letters in a prefix', '777,P1\n77x,P1\n', 2],
+    ['a prefix longer than a number', '\n\n77777777777,P1\n', 3],
+    ['a missing column', 'prefix,service_id\r\n777,P1\r\n778\r\n', 3],
+    ['a column too many', '777,P1,x\n', 1],
+    ['an unknown service', '777,P1\n\n778,P9\n', 3],
+    ['no service', '777,\n', 1],
+    ['an open quote', '777,P1\n"778,P1\n', 2],
+    ['a header that is not the first', '777,P1\nprefix,service_id\n', 2],
+    ['a repeated prefix', 'prefix,service_id\n777,P1\n\n778,P1\n777,P2\n', 5],
+    [
+      'a prefix repeated far below',
+      `${Array.from({ length: 9000 }, (_, n) => `${n + 100},P1`).join('\n')}\n\n100,P1\n`,
+      9002,
+    ],
+    ['an endless line', `777,P1\n${'7'.repeat(400_000)}`, 2],
+    ['a long line', `777,P1\n778,${'P'.repeat(400)}\n`, 2],
+  ])('refuse %s by the number of its line and change nothing', async (_, text, line) => {
+    await prefixes('701,P3\n');
+    const before = await numberingFacts(app);
+    const refusal = await prefixes(text).catch((error: unknown) => error);
+    expect(refusal).toBeInstanceOf(Refusal);
+    expect((refusal as Error).message).toContain(`line ${line}:`);
+    expect(await numberingFacts(app)).toEqual(before);
+    expect(await serviceOf('7010000000')).toBe('P3');
+    expect(await serviceOf('7770000000')).toBe('unknown');
+  });
+
+  it('refuse an empty file, a malformed phone, a missing file and a nameless operator', async () => {
+    await expect(prefixes('prefix,service_id\n\n')).rejects.toThrow(/no rows/);
+    await expect(ported('77777314,P1\n')).rejects.toThrow(/line 1: it is not phone,service_id/);
+    await expect(importPorted(app, join(directory, 'none.csv'), 'operator')).rejects.toThrow(/ENOENT/);
+    await expect(importPorted(app, await csv('7777731414,P1'), '')).rejects.toThrow(/operator/);
+    // The connection is as good as before.
+    expect((await ported('7777731414,P1')).rows).toBe(1);
+  });
+
+  it('do not say a repeated phone number', async () => {
+    const refusal = await ported('7777731414,P1\n+7 777 773 14 14,P2\n').catch(
+      (error: Error) => error.message,
+    );
+    expect(refusal).toContain('line 2');
+    expect(refusal).not.toContain('7731414');
+  });
+
+  it('replace the whole plan, and the old generation is gone', async () => {
+    await prefixes('777,P1\n778,P1\n');
+    const { generation } = await prefixes('777,P2\n');
+    expect(await serviceOf('7770000000')).toBe('P2');
+    expect(await serviceOf('7780000000')).toBe('unknown');
+    const { rows } = await owner.query('select distinct generation from numbering_prefixes');
+    expect(rows).toEqual([{ generation }]);
+  });
+
+  it('leave the other kind alone', async () => {
+    await prefixes('777,P1\n');
+    await ported('7771111111,P2\n');
+    await prefixes('777,P3\n');
+    expect(await serviceOf('7771111111')).toBe('P2');
+    expect(await serviceOf('7771111112')).toBe('P3');
+  });
+
+  it('serve the old plan until the new one is committed whole', async () => {
+    await prefixes('777,P1\n');
+    const path = await csv('777,P2\n778,P2\n');
+    const other = await openClient(database.appOptions);
+    await other.query('begin');
+    await importPrefixes(other, path, 'operator');
+    expect(await serviceOf('7770000000')).toBe('P1');
+    expect(await serviceOf('7780000000')).toBe('unknown');
+    await other.query('commit');
+    await other.end();
+    expect(await serviceOf('7770000000')).toBe('P2');
+    expect(await serviceOf('7780000000')).toBe('P2');
+  });
+
+  it('refuse to run twice at once', async () => {
+    const other = await openClient(database.appOptions);
+    await other.query('begin');
+    await importPrefixes(other, await csv('777,P1\n'), 'operator');
+    await expect(prefixes('777,P2\n')).rejects.toThrow(/Another import of prefixes is running/);
+    await other.query('rollback');
+    await other.end();
+  });
+
+  it('leave an audit row that says who, what and how much', async () => {
+    const { generation } = await ported('phone,service_id\n7771111111,P2\n7771111112,P2\n');
+    const { rows } = await owner.query(
+      'select operator, action, object, detail from audit order by id desc limit 1',
+    );
+    expect(rows[0]).toEqual({
+      operator: 'operator',
+      action: 'numbering.import',
+      object: 'numbering:ported',
+      detail: { file: `${files}.csv`, rows: 2, generation },
+    });
+  });
+
+  it('are counted with the time they were made', async () => {
+    await owner.query('truncate numbering_generation, numbering_prefixes, numbering_ported');
+    expect(await numberingFacts(app)).toEqual({
+      prefixes: { importedAt: null, rows: 0n },
+      ported: { importedAt: null, rows: 0n },
+    });
+    await prefixes('777,P1\n778,P1\n');
+    const facts = await numberingFacts(app);
+    expect(facts.prefixes.rows).toBe(2n);
+    expect(Math.abs(Date.now() - facts.prefixes.importedAt!.getTime())).toBeLessThan(60_000);
+    expect(facts.ported).toEqual({ importedAt: null, rows: 0n });
+  });
+});
+
+describe('look-ups', () => {
+  beforeAll(async () => {
+    await prefixes('7,P3\n777,P1\n77777,P2\n7777731414,P3\n');
+    await ported('7051112233,P2\n+7 705 111-22-34,P1\n87051112235,P1\n77051112236,P3\n');
+  });
+
+  it.each([
+    '7051112233',
+    '+77051112233',
+    '77051112233',
+    '87051112233',
+    '+7 (705) 111-22-33',
+    ' 8 [705] 111 22 33 ',
+    '7\u00A0705\u00A0111\u201122\u201133',
+  ])('read %j as one number', async (phone) => {
+    expect(await serviceOf(phone)).toBe('P2');
+  });
+
+  it.each([
+    '',
+    '705111223',
+    '705111223344',
+    '97051112233',
+    '+87051112233',
+    '+7051112233',
+    '70511122a3',
+    '7051112233;',
+    '++77051112233',
+    '٧٠٥١١١٢٢٣٣',
+    `7051112233${' '.repeat(100)}`,
+  ])('refuse %j as malformed', async (phone) => {
+    expect(await lookUp(app, phone)).toEqual({ kind: 'malformed' });
+  });
+
+  it.each([
+    ['7051112234', 'P1', 'a ported number before any prefix'],
+    ['7051112235', 'P1', 'a ported number imported with 8'],
+    ['7051112236', 'P3', 'a ported number imported with 7'],
+    ['7051112237', 'P3', 'the only prefix that fits'],
+    ['7770000000', 'P1', 'the longer of two prefixes'],
+    ['7777700000', 'P2', 'the longest of three prefixes'],
+    ['7777731414', 'P3', 'a prefix as long as the number'],
+    ['0000000000', 'unknown', 'nothing'],
+  ])('%s is served by %s: %s', async (phone, service) => {
+    expect(await serviceOf(phone)).toBe(service);
+  });
+
+  it('take one query', async () => {
+    let queries = 0;
+    const counting = {
+      query: (...args: unknown[]) => {
+        queries += 1;
+        return (app.query as (...all: unknown[]) => unknown)(...args);
+      },
+    } as unknown as pg.Client;
+    await lookUp(counting, '7777731414');
+    await lookUp(counting, 'x');
+    expect(queries).toBe(1);
+  });
+});
+
+describe('a million ported numbers', () => {
+  it('are imported in less than a minute with progress, and looked up in less than a millisecond or so', async () => {
+    const pool = await openPool(database.appOptions, { max: 1 });
+    // As in a centre that started with empty tables: its sessions have looked up before anything was there.
+    await owner.query('truncate numbering_ported');
+    await owner.query('vacuum analyze numbering_ported');
+    for (let n = 0; n < 10; n += 1) await lookUp(pool, '7000000000');
+
+    const path = join(directory, 'million.csv');
+    await pipeline(function* () {
+      yield 'phone,service_id\n';
+      // In no order, as a multiplication by a number prime to the modulus leaves it.
+      for (let n = 0; n < 1_000_000; n += 1)
+        yield `${7_000_000_000 + ((n * 7919) % 1_000_003) * 7},P${(n % 3) + 1}\n`;
+    }, createWriteStream(path));
+    const progress: number[] = [];
+    const startedAt = performance.now();
+    const { rows } = await importPorted(app, path, 'operator', (each) => progress.push(each.rows));
+    const importMs = performance.now() - startedAt;
+    expect(rows).toBe(1_000_000);
+    expect(progress.length).toBeGreaterThan(10);
+    expect(progress.at(-1)).toBe(1_000_000);
+    expect(importMs).toBeLessThan(60_000);
+
+    const times: number[] = [];
+    for (let n = 0; n < 500; n += 1) {
+      const phone = String(7_000_000_000 + ((n * 2003 * 7919) % 1_000_003) * 7);
+      const askedAt = performance.now();
+      const found = await lookUp(pool, phone);
+      times.push(performance.now() - askedAt);
+      expect(found).toEqual({ kind: 'found', serviceId: `P${((n * 2003) % 3) + 1}` });
+    }
+    await pool.end();
+    const medianMs = times.sort((left, right) => left - right)[250]!;
+    if (process.env.SHOW) console.log({ importMs, medianMs, slowest: times.at(-1) });
+    // Through the driver, beside other work of the machine: a scan of a million rows takes far longer.
+    expect(medianMs).toBeLessThan(10);
+  });
+});

@@ -1,0 +1,314 @@
+/**
+ * Real processes for the tests that kill: servers of the built code, the sandbox provider, PostgreSQL with fsync on.
+ * Whatever is started here is ended by its number when the test ends, however it ends.
+ */
+import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
+import { once } from 'node:events';
+import {
+  cpSync,
+  existsSync,
+  mkdirSync,
+  readdirSync,
+  readFileSync,
+  realpathSync,
+  rmSync,
+  statSync,
+  symlinkSync,
+  writeFileSync,
+} from 'node:fs';
+import { createServer } from 'node:net';
+import { join } from 'node:path';
+import { setTimeout as sleep } from 'node:timers/promises';
+import pg from 'pg';
+import { inTransaction } from '../../src/audit.js';
+import { createAgent } from '../../src/agents/agents.js';
+import { topUp } from '../../src/agents/funds.js';
+import { confirmToken, createToken } from '../../src/agents/tokens.js';
+import { loadDemo } from '../../src/catalogue/demo.js';
+import { connectOptions, databaseUrl, openClient } from '../../src/db/connect.js';
+import { ensurePostgres } from '../../src/db/embedded.js';
+import { migrate } from '../../src/db/migrate.js';
+import type { RegistryRow } from '../../src/providers/sandbox/registry.js';
+import { sqlDirectory, temporaryDirectory } from './database.js';
+
+const packageDir = join(import.meta.dirname, '../..');
+const rootDir = join(packageDir, '../..');
+
+const running = new Set<ChildProcess>();
+const directories = new Set<string>();
+
+process.on('exit', () => {
+  for (const child of running) child.kill('SIGKILL');
+  for (const directory of directories) {
+    killPostgres(directory, 'SIGQUIT');
+    removeDirectory(directory);
+  }
+});
+
+function removeDirectory(directory: string): void {
+  const link = join(directory, 'postgres');
+  if (existsSync(link))
+    rmSync(realpathSync(link), { recursive: true, force: true, maxRetries: 10, retryDelay: 100 });
+  rmSync(directory, { recursive: true, force: true, maxRetries: 10, retryDelay: 100 });
+  directories.delete(directory);
+}
+
+/** The postmaster of the cluster in a data directory; null when none runs. */
+export function postmasterOf(dataDir: string): number | null {
+  try {
+    const file = readFileSync(join(dataDir, 'postgres/cluster/postmaster.pid'), 'utf8');
+    const pid = Number(file.split('\n')[0]);
+    // A number left behind may by now be another program's.
+    const comm = `/proc/${pid}/comm`;
+    if (existsSync('/proc/self') && !readFileSync(comm, 'utf8').startsWith('postgres')) return null;
+    return pid > 1 ? pid : null;
+  } catch {
+    return null;
+  }
+}
+
+function killPostgres(dataDir: string, signal: NodeJS.Signals): void {
+  const pid = postmasterOf(dataDir);
+  if (pid !== null) process.kill(pid, signal);
+}
+
+/** Builds the server where a source is younger than the last build. Throws what the compiler says. */
+function ensureBuilt(): void {
+  const builtAtMs = statSync(join(packageDir, 'dist/.tsbuildinfo'), { throwIfNoEntry: false })?.mtimeMs ?? 0;
+  const sources = readdirSync(join(packageDir, 'src'), { recursive: true, encoding: 'utf8' });
+  if (sources.every((name) => statSync(join(packageDir, 'src', name)).mtimeMs < builtAtMs)) return;
+  execFileSync(process.execPath, [join(rootDir, 'node_modules/typescript/bin/tsc'), '-p', packageDir], {
+    stdio: ['ignore', 'inherit', 'inherit'],
+  });
+}
+
+export interface Change {
+  /** Below dist. */
+  readonly file: string;
+  readonly from: string;
+  readonly to: string;
+}
+
+/** A copy of the built server with changes, each of which must fit in exactly one place. Answers its package directory. */
+export function brokenBuild(changes: readonly Change[]): string {
+  ensureBuilt();
+  const root = temporaryDirectory();
+  directories.add(root);
+  const copy = join(root, 'packages/server');
+  mkdirSync(copy, { recursive: true });
+  symlinkSync(join(rootDir, 'node_modules'), join(root, 'node_modules'));
+  for (const name of ['dist', 'bin', 'package.json'])
+    cpSync(join(packageDir, name), join(copy, name), { recursive: true });
+  for (const name of ['sql', 'demo']) symlinkSync(join(packageDir, name), join(copy, name));
+  for (const { file, from, to } of changes) {
+    const path = join(copy, 'dist', file);
+    const pieces = readFileSync(path, 'utf8').split(from);
+    if (pieces.length !== 2) throw new Error(`${file} holds ${pieces.length - 1} times: ${from}`);
+    writeFileSync(path, pieces.join(to));
+  }
+  return copy;
+}
+
+export interface Server {
+  readonly pid: number;
+  /** The base URL; rejects with what the process said when it ended before it was ready. */
+  readonly ready: Promise<string>;
+  readonly ended: Promise<{ readonly code: number | null; readonly signal: NodeJS.Signals | null }>;
+  /** The last of its output. */
+  said(): string;
+  /** To its process group, as a terminal or a service manager would. */
+  signal(name: NodeJS.Signals): void;
+}
+
+function startServer(env: Readonly<Record<string, string>>, directory: string): Server {
+  const inherited = Object.entries(process.env).filter(([name]) => !/^(TOLEM_|VITEST|NODE_)/.test(name));
+  const child = spawn(process.execPath, [join(directory, 'bin/serve.mjs')], {
+    env: { ...Object.fromEntries(inherited), ...env },
+    stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
+    detached: true,
+  });
+  running.add(child);
+  let said = '';
+  for (const stream of [child.stdout!, child.stderr!])
+    stream.on('data', (chunk) => (said = (said + chunk).slice(-8000)));
+  const ended = once(child, 'exit').then(([code, signal]) => {
+    running.delete(child);
+    return { code, signal };
+  });
+  const ready = new Promise<string>((resolve, reject) => {
+    child.on('message', (message) => {
+      const { baseUrl } = message as { baseUrl?: string };
+      if (baseUrl) resolve(baseUrl);
+    });
+    void ended.then(({ code, signal }) =>
+      reject(new Error(`the server ended with ${code ?? signal}: ${said}`)),
+    );
+  });
+  // A server that is killed on purpose before it is ready has nobody waiting for it.
+  ready.catch(() => {});
+  return {
+    pid: child.pid!,
+    ready,
+    ended,
+    said: () => said,
+    signal(name) {
+      if (running.has(child)) process.kill(-child.pid!, name);
+    },
+  };
+}
+
+export interface SandboxTimes {
+  readonly delayMs: number;
+  readonly settleMs: number;
+  readonly slowMs: number;
+}
+
+async function startSandbox(dataDir: string, times: SandboxTimes) {
+  const args = [
+    ...['--port', '0', '--data-dir', dataDir, '--with-parent', '--delay-ms', String(times.delayMs)],
+    ...['--settle-ms', String(times.settleMs), '--slow-ms', String(times.slowMs)],
+  ];
+  const child = spawn(process.execPath, [join(packageDir, 'dist/providers/sandbox/main.js'), ...args], {
+    stdio: ['ignore', 'pipe', 'inherit', 'ipc'],
+  });
+  running.add(child);
+  const ended = once(child, 'exit').then(() => running.delete(child));
+  let said = '';
+  for await (const chunk of child.stdout!) {
+    said += chunk;
+    if (said.includes('\n')) break;
+  }
+  const url = /listening on (\S+)/.exec(said)?.[1];
+  if (!url) throw new Error(`the sandbox provider did not start: ${said}`);
+  return {
+    url,
+    alive: () => running.has(child),
+    registry: async () => (await (await fetch(`${url}/registry`)).json()) as RegistryRow[],
+    async stop() {
+      child.kill('SIGKILL');
+      await ended;
+    },
+  };
+}
+
+/**
+ * A port that only servers use: below the range from which the system takes ports for outgoing connections, or an agent
+ * that calls a dead server could be given the server's port and would be talking to itself.
+ */
+async function quietPort(): Promise<number> {
+  for (;;) {
+    const port = 20_000 + Math.floor(Math.random() * 10_000);
+    const probe = createServer().listen(port, '127.0.0.1');
+    const free = await Promise.race([
+      once(probe, 'listening').then(() => true),
+      once(probe, 'error').then(() => false),
+    ]);
+    if (free) await new Promise((done) => probe.close(done));
+    if (free) return port;
+  }
+}
+
+export interface Caller {
+  readonly agentId: bigint;
+  readonly token: string;
+}
+
+async function hire(client: pg.Client, count: number, fundsMinor: bigint): Promise<Caller[]> {
+  return inTransaction(client, async (tx) => {
+    const callers: Caller[] = [];
+    for (let i = 1; i <= count; i += 1) {
+      const name = `Agent ${i}`;
+      const { agentId } = await createAgent(
+        tx,
+        { name, currency: 'KZT', language: 'en', tariffId: 'demo' },
+        'op',
+      );
+      if (fundsMinor > 0n) await topUp(tx, agentId, fundsMinor, null, 'op');
+      const { tokenId, token } = await createToken(tx, agentId, 'test', 'op');
+      await confirmToken(tx, tokenId, 'op');
+      callers.push({ agentId, token });
+    }
+    return callers;
+  });
+}
+
+export interface SceneOptions {
+  readonly agents: number;
+  /** Of each agent at the start. */
+  readonly fundsMinor: bigint;
+  readonly sandbox?: Partial<SandboxTimes>;
+  /** Settings of the sandbox provider's record. */
+  readonly provider?: Readonly<Record<string, number>>;
+  readonly env?: Readonly<Record<string, string>>;
+  /** The server brings and watches its own PostgreSQL instead of using the test's. */
+  readonly embedded?: boolean;
+}
+
+export type Scene = Awaited<ReturnType<typeof openScene>>;
+
+/** Everything around the servers of one test: a database with the demo catalogue and agents, and a sandbox provider. */
+export async function openScene(options: SceneOptions) {
+  ensureBuilt();
+  const dataDir = temporaryDirectory();
+  directories.add(dataDir);
+  const postgres = await ensurePostgres({ dataDir });
+  const adminOptions = connectOptions(postgres.connection, { name: 'test', role: 'owner' });
+  const appOptions = connectOptions(postgres.connection, { name: 'test', role: 'app' });
+  await migrate(adminOptions, { directory: sqlDirectory });
+  const sandbox = await startSandbox(join(dataDir, 'sandbox'), {
+    delayMs: 0,
+    settleMs: 500,
+    slowMs: 4000,
+    ...options.sandbox,
+  });
+  const client = await openClient(adminOptions);
+  await loadDemo(client, { sandboxUrl: sandbox.url });
+  await client.query('update providers set settings = settings || $1', [
+    { answerMsMax: 2000, notFoundTrustedAfterMs: 1000, ...options.provider },
+  ]);
+  const callers = await hire(client, options.agents, options.fundsMinor);
+  await client.end();
+  if (options.embedded) await postgres.stop();
+
+  const owner = new pg.Pool({ ...adminOptions, max: 2, idleTimeoutMillis: 1000 });
+  owner.on('error', () => {});
+  const pool = new pg.Pool({ ...appOptions, max: 2, idleTimeoutMillis: 1000 });
+  pool.on('error', () => {});
+  const servers = new Set<Server>();
+
+  return {
+    dataDir,
+    callers,
+    fundsMinor: options.fundsMinor,
+    sandbox,
+    /** As the owner of the schema. */
+    owner,
+    /** As the application. */
+    pool,
+    port: await quietPort(),
+    start(over: { readonly port: number; readonly build?: string | undefined }): Server {
+      const env = {
+        TOLEM_PORT: String(over.port),
+        TOLEM_DATA_DIR: options.embedded ? dataDir : join(dataDir, 'server'),
+        ...(options.embedded ? {} : { TOLEM_DATABASE_URL: databaseUrl(postgres.connection) }),
+        TOLEM_LOG_LEVEL: 'warn',
+        TOLEM_PAY_WAIT_MS: '1000',
+        ...options.env,
+      };
+      const server = startServer(env, over.build ?? packageDir);
+      servers.add(server);
+      return server;
+    },
+    async close() {
+      for (const server of servers) server.signal('SIGKILL');
+      await Promise.all([...servers].map((server) => server.ended));
+      await Promise.all([owner.end(), pool.end()]);
+      await sandbox.stop();
+      if (options.embedded) {
+        killPostgres(dataDir, 'SIGQUIT');
+        for (let i = 0; i < 100 && postmasterOf(dataDir) !== null; i += 1) await sleep(50);
+      } else await postgres.stop();
+      removeDirectory(dataDir);
+    },
+  };
+}
