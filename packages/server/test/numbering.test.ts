@@ -283,6 +283,6 @@ describe('a million ported numbers', () => {
     const medianMs = times.sort((left, right) => left - right)[250]!;
     if (process.env.SHOW) console.log({ importMs, medianMs, slowest: times.at(-1) });
     // Through the driver, beside other work of the machine: a scan of a million rows takes far longer.
-    expect(medianMs).toBeLessThan(10);
+    expect(medianMs).toBeLessThan(20);
   });
 });

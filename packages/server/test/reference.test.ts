@@ -1,5 +1,5 @@
 import { createHash } from 'node:crypto';
-import { createServer, type Server, type Socket } from 'node:net';
+import { connect, createServer, type Socket } from 'node:net';
 import pg from 'pg';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { addAddress, setKnownByAddress } from '../src/agents/addresses.js';
@@ -426,10 +426,9 @@ test('5 000 services and 1 000 agents are loaded in under half a second', async 
 
 /** A door before the database's socket that can be shut, as when the network fails. */
 async function openGate({ host, port }: { host: string; port: number }) {
-  const { connect } = await import('node:net');
   const open = new Set<Socket>();
   let shut = false;
-  const server: Server = createServer((inside) => {
+  const server = createServer((inside) => {
     if (shut) return void inside.destroy();
     const outside = connect(`${host}/.s.PGSQL.${port}`);
     for (const socket of [inside, outside]) {

@@ -49,7 +49,7 @@ const inquiryFor = (account: string, serviceCode = 'mobile') => ({
   extras: {},
 });
 
-function senderTo(baseUrl: string, answerMsMax = 800): Sender {
+function senderTo(baseUrl: string, answerMsMax = 3000): Sender {
   const facts = {
     providerId: 'sandbox',
     name: 'Sandbox',
@@ -65,7 +65,7 @@ function senderTo(baseUrl: string, answerMsMax = 800): Sender {
 }
 
 describe('the end of the account scripts the outcome', () => {
-  const settleMs = 250;
+  const settleMs = 600;
   const slowMs = 400;
   let sandbox: Sandbox;
   let sender: Sender;
@@ -113,7 +113,7 @@ describe('the end of the account scripts the outcome', () => {
     const order = orderFor(end.length === 4 ? `777${end}` : end);
     const startedMs = performance.now();
     expect((await sender.pay('sandbox', order, never)).outcome).toEqual(payOutcome);
-    expect(performance.now() - startedMs > slowMs - 5).toBe(end === '0092');
+    if (end === '0092') expect(performance.now() - startedMs).toBeGreaterThan(slowMs - 5);
     expect((await sender.status('sandbox', order)).outcome).toEqual(statusOutcome);
     const rows = (await sandbox.registry()).filter((row) => row.externalId === order.externalId);
     expect(rows).toHaveLength(executions);
@@ -131,25 +131,33 @@ describe('the end of the account scripts the outcome', () => {
   const checks: [string, object][] = [
     ['0005', refused(5)],
     ...okAtCheck.map((end): [string, object] => [end, { kind: 'ok' }]),
-    ['0096', unknown(/^no whole answer within 800 ms$/)],
   ];
   it.each(checks)('check of an account that ends with %s', async (end, outcome) => {
     expect((await sender.check('sandbox', inquiryFor(`777${end}`))).outcome).toEqual(outcome);
   });
 
+  it('check of an account that ends with 0096 is never answered', async () => {
+    const impatient = senderTo(sandbox.url, 300);
+    const { outcome } = await impatient.check('sandbox', inquiryFor('7770096'));
+    expect(outcome).toEqual({ kind: 'unknown', detail: 'no whole answer within 300 ms' });
+    await impatient.close(0);
+  });
+
   it('0001 is executed when its time has come, 0002 is refused then', async () => {
     const good = orderFor('7770001');
     const bad = orderFor('7770002');
+    const beforeMs = Date.now();
     await Promise.all([sender.pay('sandbox', good, never), sender.pay('sandbox', bad, never)]);
-    const acceptedMs = Date.now();
-    await delay(settleMs + 20);
+    const afterMs = Date.now();
+    await delay(settleMs + 5);
     expect((await sender.status('sandbox', good)).outcome).toEqual(executed);
     expect((await sender.status('sandbox', bad)).outcome).toEqual(refused(300));
     const rows = (await sandbox.registry()).filter((row) =>
-      [good.externalId, bad.externalId].includes(row.externalId),
+      [good, bad].some((order) => order.externalId === row.externalId),
     );
     expect(rows.map((row) => row.externalId)).toEqual([good.externalId]);
-    expect(Math.abs(Date.parse(rows[0]!.executedAt) - acceptedMs - settleMs)).toBeLessThan(150);
+    expect(Date.parse(rows[0]!.executedAt)).toBeGreaterThanOrEqual(beforeMs + settleMs);
+    expect(Date.parse(rows[0]!.executedAt)).toBeLessThanOrEqual(afterMs + settleMs);
   });
 
   it('0091 executes when asked again', async () => {
@@ -321,16 +329,16 @@ describe('the process', () => {
     const first = await run(dataDir);
     const sender = senderTo(first.url);
     const said = new Set<string>();
-    const orders = Array.from({ length: 3000 }, () => orderFor('7771234'));
+    const orders = Array.from({ length: 1500 }, () => orderFor('7771234'));
     const calls = orders.map(async (order) => {
       const { outcome } = await sender.pay('sandbox', order, never);
       if (outcome.kind === 'executed') said.add(order.externalId);
-      if (said.size === 500) first.child.kill('SIGKILL');
+      if (said.size === 300) first.child.kill('SIGKILL');
     });
     await Promise.all(calls);
     await sender.close(0);
-    expect(said.size).toBeGreaterThanOrEqual(500);
-    expect(said.size).toBeLessThan(3000);
+    expect(said.size).toBeGreaterThanOrEqual(300);
+    expect(said.size).toBeLessThan(1500);
 
     const second = await run(dataDir);
     const rows = await registryOf(second.url);
@@ -338,10 +346,15 @@ describe('the process', () => {
     expect([...said].filter((externalId) => !kept.has(externalId))).toEqual([]);
     expect(kept.size).toBe(rows.length);
     const again = senderTo(second.url);
-    for (const order of orders.slice(0, 600)) {
-      const { outcome } = await again.status('sandbox', order);
-      expect(outcome.kind).toBe(kept.has(order.externalId) ? 'executed' : 'not_found');
-    }
+    const statuses = await Promise.all(
+      orders.map(async (order) => {
+        const { outcome } = await again.status('sandbox', order);
+        return [order.externalId, outcome.kind];
+      }),
+    );
+    expect(statuses).toEqual(
+      orders.map(({ externalId }) => [externalId, kept.has(externalId) ? 'executed' : 'not_found']),
+    );
     await again.close(0);
   });
 
@@ -350,8 +363,9 @@ describe('the process', () => {
     const orders = Object.fromEntries(
       ['0001', '0002', '0091', '0093', '0007', '1234'].map((end) => [end, orderFor(`777${end}`)]),
     );
-    const first = await run(dataDir, '--settle-ms', '1000');
+    const first = await run(dataDir, '--settle-ms', '2000');
     let sender = senderTo(first.url);
+    const beforeMs = Date.now();
     await Promise.all(Object.values(orders).map((order) => sender.pay('sandbox', order, never)));
     const acceptedMs = Date.now();
     await sender.close(0);
@@ -364,7 +378,6 @@ describe('the process', () => {
       const { outcome } = await sender.status('sandbox', orders[end]!);
       return outcome.kind === 'refused' ? outcome.code : outcome.kind;
     };
-    expect(Date.now() - acceptedMs).toBeLessThan(900);
     expect(await kindOf('0001')).toBe('pending');
     expect(await kindOf('0002')).toBe('pending');
     expect((await registryOf(second.url)).map((row) => row.account)).toEqual(['7771234']);
@@ -374,11 +387,12 @@ describe('the process', () => {
     expect(await kindOf('1234')).toBe('executed');
     expect((await sender.pay('sandbox', orders['0091']!, never)).outcome.kind).toBe('executed');
 
-    await delay(acceptedMs + 1050 - Date.now());
+    await delay(acceptedMs + 2005 - Date.now());
     expect(await kindOf('0001')).toBe('executed');
     expect(await kindOf('0002')).toBe(300);
     const late = (await registryOf(second.url)).find((row) => row.account === '7770001');
-    expect(Math.abs(Date.parse(late!.executedAt) - acceptedMs - 1000)).toBeLessThan(300);
+    expect(Date.parse(late!.executedAt)).toBeGreaterThanOrEqual(beforeMs + 2000);
+    expect(Date.parse(late!.executedAt)).toBeLessThanOrEqual(acceptedMs + 2000);
     await sender.close(0);
   });
 

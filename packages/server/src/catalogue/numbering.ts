@@ -246,17 +246,17 @@ function nationalNumber(text: string): string | null {
 export async function lookUp(db: Queryable, phoneNumber: string): Promise<LookedUp> {
   const number = nationalNumber(phoneNumber);
   if (number === null) return { kind: 'malformed' };
-  const { rows } = await db.query<{ serviceId: string }>({
-    name: 'numbering_look_up',
-    text: `select service_id as "serviceId" from (
+  // Without a name, so that it is planned each time: a plan kept from before the first import would scan the whole table.
+  const { rows } = await db.query<{ serviceId: string }>(
+    `select service_id as "serviceId" from (
         select 11 as length, service_id from numbering_ported
         where phone = $1 and generation = (select generation from numbering_generation where kind = 'ported')
         union all
         select length(prefix), service_id from numbering_prefixes
         where prefix = any ($2) and generation = (select generation from numbering_generation where kind = 'prefixes')
       ) found order by length desc limit 1`,
-    values: [number, Array.from(number, (_, index) => number.slice(0, index + 1))],
-  });
+    [number, Array.from(number, (_, index) => number.slice(0, index + 1))],
+  );
   return rows[0] ? { kind: 'found', serviceId: rows[0].serviceId } : { kind: 'unknown' };
 }
 

@@ -43,8 +43,9 @@ export function addAgentCommands(program: Command, run: Run): void {
     .addOption(new Option('--shard <n>', 'where its money lives, for life').default(0).argParser(shard))
     .action(
       run(async (cli: Context, name: string, options: CreateOptions) => {
+        const { db, operator } = await cli.change();
         const created = await createAgent(
-          await cli.database(),
+          db,
           {
             name,
             currency: options.currency,
@@ -53,7 +54,7 @@ export function addAgentCommands(program: Command, run: Run): void {
             shard: options.shard,
             ...(options.id === undefined ? {} : { agentId: options.id }),
           },
-          cli.operator(),
+          operator,
         );
         cli.show(created, () => `Agent ${created.agentId} was created.\n${agentFacts(cli, created)}`);
       }),
@@ -126,7 +127,8 @@ export function addAgentCommands(program: Command, run: Run): void {
     .action(
       run(async (cli: Context, agentId: bigint, amountMinor: bigint, options: { document?: string }) => {
         const { document = null } = options;
-        const moved = await topUp(await cli.database(), agentId, amountMinor, document, cli.operator());
+        const { db, operator } = await cli.change();
+        const moved = await topUp(db, agentId, amountMinor, document, operator);
         cli.show(moved, () => movedWords(agentId, amountMinor, document, moved, 'topped up'));
       }),
     );
@@ -141,19 +143,15 @@ export function addAgentCommands(program: Command, run: Run): void {
     .action(
       run(async (cli: Context, agentId: bigint, amountMinor: bigint, options: CorrectOptions) => {
         const { reason, document = null } = options;
-        const moved = await correct(
-          await cli.database(),
-          agentId,
-          amountMinor,
-          { reason, document },
-          cli.operator(),
-        );
+        const { db, operator } = await cli.change();
+        const moved = await correct(db, agentId, amountMinor, { reason, document }, operator);
         cli.show(moved, () => movedWords(agentId, amountMinor, document, moved, 'corrected'));
       }),
     );
 
   const change = async (cli: Context, agentId: bigint, changes: AgentChanges) => {
-    const changed = await changeAgent(await cli.database(), agentId, changes, cli.operator());
+    const { db, operator } = await cli.change();
+    const changed = await changeAgent(db, agentId, changes, operator);
     cli.show(changed, () => agentFacts(cli, changed));
   };
 
@@ -242,7 +240,8 @@ function addTokenCommands(program: Command, run: Run): void {
     .option('--name <text>', 'to tell it from others', '')
     .action(
       run(async (cli: Context, agentId: bigint, options: { name: string }) => {
-        const created = await createToken(await cli.database(), agentId, options.name, cli.operator());
+        const { db, operator } = await cli.change();
+        const created = await createToken(db, agentId, options.name, operator);
         cli.show(
           created,
           () =>
@@ -264,9 +263,10 @@ function addTokenCommands(program: Command, run: Run): void {
     .description('open the API to a token')
     .argument('<tokenId>', 'token id', id)
     .action(
-      run(async (cli: Context, tokenId: bigint) =>
-        changed(cli, await confirmToken(await cli.database(), tokenId, cli.operator())),
-      ),
+      run(async (cli: Context, tokenId: bigint) => {
+        const { db, operator } = await cli.change();
+        changed(cli, await confirmToken(db, tokenId, operator));
+      }),
     );
 
   token
@@ -274,9 +274,10 @@ function addTokenCommands(program: Command, run: Run): void {
     .description('close the API to a token, for good')
     .argument('<tokenId>', 'token id', id)
     .action(
-      run(async (cli: Context, tokenId: bigint) =>
-        changed(cli, await revokeToken(await cli.database(), tokenId, cli.operator())),
-      ),
+      run(async (cli: Context, tokenId: bigint) => {
+        const { db, operator } = await cli.change();
+        changed(cli, await revokeToken(db, tokenId, operator));
+      }),
     );
 
   token
@@ -308,7 +309,8 @@ function addAddressCommands(program: Command, run: Run): void {
     .argument(...text)
     .action(
       run(async (cli: Context, agentId: bigint, written: string) => {
-        const added = await addAddress(await cli.database(), agentId, written, cli.operator());
+        const { db, operator } = await cli.change();
+        const added = await addAddress(db, agentId, written, operator);
         cli.show({ agentId, address: added }, () => `Requests of agent ${agentId} may come from ${added}.`);
       }),
     );
@@ -320,8 +322,8 @@ function addAddressCommands(program: Command, run: Run): void {
     .argument(...text)
     .action(
       run(async (cli: Context, agentId: bigint, written: string) => {
-        const db = await cli.database();
-        const removed = await removeAddress(db, agentId, written, cli.operator());
+        const { db, operator } = await cli.change();
+        const removed = await removeAddress(db, agentId, written, operator);
         const left = (await listAddresses(db, agentId)).map((each) => each.address);
         cli.show(
           { agentId, address: removed, left },
@@ -355,12 +357,8 @@ function addAddressCommands(program: Command, run: Run): void {
     .addArgument(new Argument('<switch>').choices(['on', 'off']))
     .action(
       run(async (cli: Context, agentId: bigint, onOrOff: 'on' | 'off') => {
-        const changed = await setKnownByAddress(
-          await cli.database(),
-          agentId,
-          onOrOff === 'on',
-          cli.operator(),
-        );
+        const { db, operator } = await cli.change();
+        const changed = await setKnownByAddress(db, agentId, onOrOff === 'on', operator);
         cli.show(changed, () => agentFacts(cli, changed));
       }),
     );

@@ -81,10 +81,12 @@ function addServiceCommands(program: Command, run: Run): void {
     .action(
       run(async (cli: Context, path: string, options: { dryRun?: true }) => {
         const text = readTextFile(path);
-        const db = await cli.database();
-        const outcome = options.dryRun
-          ? await previewServices(db, text)
-          : await importServices(db, text, cli.operator());
+        let outcome: ImportOutcome;
+        if (options.dryRun) outcome = await previewServices(await cli.database(), text);
+        else {
+          const { db, operator } = await cli.change();
+          outcome = await importServices(db, text, operator);
+        }
         cli.show(outcome, () => importWords(outcome, options.dryRun === true));
       }),
     );
@@ -98,7 +100,8 @@ function addServiceCommands(program: Command, run: Run): void {
       .action(
         run(async (cli: Context, serviceId: string, agentId: bigint) => {
           const allowed = verb === 'allow';
-          await setServiceAllowed(await cli.database(), agentId, serviceId, allowed, cli.operator());
+          const { db, operator } = await cli.change();
+          await setServiceAllowed(db, agentId, serviceId, allowed, operator);
           cli.show(
             { agentId, serviceId, allowed },
             () => `Agent ${agentId} ${allowed ? 'may' : 'may not'} sell ${serviceId}.`,
@@ -108,7 +111,8 @@ function addServiceCommands(program: Command, run: Run): void {
   }
 
   const switchTo = async (cli: Context, serviceId: string, state: Service['state']) => {
-    const changed = await setServiceState(await cli.database(), serviceId, state, cli.operator());
+    const { db, operator } = await cli.change();
+    const changed = await setServiceState(db, serviceId, state, operator);
     cli.show(changed, () => `Service ${serviceId} is ${stateWords[changed.state]}.`);
   };
   service
@@ -118,7 +122,8 @@ function addServiceCommands(program: Command, run: Run): void {
     .addArgument(new Argument('<switch>').choices(['on', 'off']))
     .action(
       run(async (cli: Context, serviceId: string, onOrOff: 'on' | 'off') => {
-        const { state } = await getService(await cli.database(), serviceId);
+        const { db } = await cli.change();
+        const { state } = await getService(db, serviceId);
         if (state === 'off') {
           throw new Refusal(
             `Service ${serviceId} is switched off, so it has no maintenance; switch it on first.`,
@@ -225,7 +230,8 @@ The line without a service is the rule, lines with one are exceptions. What is l
     .action(
       run(async (cli: Context, path: string) => {
         const parsed = parseTariff(readTextFile(path));
-        const shown = await setTariff(await cli.database(), parsed, cli.operator());
+        const { db, operator } = await cli.change();
+        const shown = await setTariff(db, parsed, operator);
         cli.show(shown, () => tariffWords(shown));
       }),
     );
@@ -274,11 +280,8 @@ function addRateCommands(program: Command, run: Run): void {
             );
           }
           const rateE10 = direct ?? inverseRate(options.inverse!);
-          const set = await setRate(
-            await cli.database(),
-            { fromCurrency, toCurrency, rateE10 },
-            cli.operator(),
-          );
+          const { db, operator } = await cli.change();
+          const set = await setRate(db, { fromCurrency, toCurrency, rateE10 }, operator);
           cli.show(set, () => `1 ${fromCurrency} = ${formatRate(set.rateE10)} ${toCurrency} from now on.`);
         },
       ),
@@ -339,11 +342,8 @@ function addRuleCommands(program: Command, run: Run): void {
           options: { above: bigint; service?: string; agent?: bigint },
         ) => {
           const { above: amountAboveMinor, service: serviceId = null, agent: agentId = null } = options;
-          const set = await setRule(
-            await cli.database(),
-            { ruleId, amountAboveMinor, serviceId, agentId },
-            cli.operator(),
-          );
+          const { db, operator } = await cli.change();
+          const set = await setRule(db, { ruleId, amountAboveMinor, serviceId, agentId }, operator);
           cli.show(set, () => `Rule ${ruleId} holds payments above ${money(amountAboveMinor)}.`);
         },
       ),
@@ -375,7 +375,8 @@ function addRuleCommands(program: Command, run: Run): void {
     .argument('<ruleId>')
     .action(
       run(async (cli: Context, ruleId: string) => {
-        await removeRule(await cli.database(), ruleId, cli.operator());
+        const { db, operator } = await cli.change();
+        await removeRule(db, ruleId, operator);
         cli.show({ ruleId, removed: true }, () => `Rule ${ruleId} was removed.`);
       }),
     );
@@ -418,9 +419,10 @@ function addProviderCommands(program: Command, run: Run): void {
       .description(verb === 'pause' ? 'send no new payments to it for now' : 'send payments to it again')
       .argument('<providerId>')
       .action(
-        run(async (cli: Context, providerId: string) =>
-          show(cli, await setPaused(await cli.database(), providerId, verb === 'pause', cli.operator())),
-        ),
+        run(async (cli: Context, providerId: string) => {
+          const { db, operator } = await cli.change();
+          show(cli, await setPaused(db, providerId, verb === 'pause', operator));
+        }),
       );
   }
 
@@ -438,10 +440,8 @@ Connectors: ${[...connectors.keys()].join(', ')}.`,
     .action(
       run(async (cli: Context, providerId: string, path: string) => {
         const read = readProvider(readTextFile(path));
-        show(
-          cli,
-          await setProvider(await cli.database(), { providerId, ...read }, checkSettings, cli.operator()),
-        );
+        const { db, operator } = await cli.change();
+        show(cli, await setProvider(db, { providerId, ...read }, checkSettings, operator));
       }),
     );
 }
@@ -502,7 +502,8 @@ function addNumberingCommands(program: Command, run: Run): void {
       .action(
         run(async (cli: Context, path: string) => {
           const progress = ({ rows }: { readonly rows: number }) => cli.tell(`${rows} rows`);
-          const imported = await imports[verb](await cli.database(), path, cli.operator(), progress);
+          const { db, operator } = await cli.change();
+          const imported = await imports[verb](db, path, operator, progress);
           cli.show(imported, () => `${imported.rows} rows were imported.`);
         }),
       );

@@ -47,10 +47,10 @@ export class Context {
     this.localTime = localTimeIn(this.config.timeZone);
   }
 
-  /** Who makes a change. Refuses when nobody says so. */
-  operator(): string {
-    const name = this.options.operator ?? this.env.TOLEM_OPERATOR;
-    if (name) return name;
+  /** For a change: who makes it, and a connection. Refuses when nobody says who. */
+  async change(): Promise<{ readonly db: pg.Client; readonly operator: string }> {
+    const operator = this.options.operator ?? this.env.TOLEM_OPERATOR;
+    if (operator) return { db: await this.database(), operator };
     throw new Refusal(
       'This changes money or access and is not done without the name of who does it; ' +
         'add --operator NAME or set TOLEM_OPERATOR.',

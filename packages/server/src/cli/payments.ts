@@ -73,8 +73,8 @@ function addReviewCommands(program: Command, run: Run): void {
       .requiredOption('--note <text>', 'why')
       .action(
         run(async (cli: Context, transactionId: bigint, options: { note: string }) => {
-          const db = await cli.database();
-          await decide(db, transactionId, cli.operator(), options.note);
+          const { db, operator } = await cli.change();
+          await decide(db, transactionId, operator, options.note);
           await showPayment(cli, transactionId, words);
         }),
       );
@@ -196,8 +196,8 @@ function addPaymentsCommands(program: Command, run: Run): void {
           result: 'executed' | 'not-executed',
           options: { evidence: string },
         ) => {
-          const db = await cli.database();
-          await settleByEvidence(db, transactionId, result, options.evidence, cli.operator());
+          const { db, operator } = await cli.change();
+          await settleByEvidence(db, transactionId, result, options.evidence, operator);
           await showPayment(cli, transactionId, `was ended as ${result.replace('-', ' ')}`);
         },
       ),
@@ -210,8 +210,8 @@ function addPaymentsCommands(program: Command, run: Run): void {
     .addOption(evidence())
     .action(
       run(async (cli: Context, transactionId: bigint, options: { evidence: string }) => {
-        const db = await cli.database();
-        await reverse(db, transactionId, options.evidence, cli.operator());
+        const { db, operator } = await cli.change();
+        await reverse(db, transactionId, options.evidence, operator);
         await showPayment(cli, transactionId, 'was reversed: its money went back to the agent');
       }),
     );

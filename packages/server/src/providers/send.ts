@@ -198,14 +198,22 @@ export function createSender({ providers, connectors, log }: SenderOptions): Sen
   };
 }
 
+/**
+ * One connection with the call that has it now. Not a set of calls: one that changes at every call makes V8 carry dead
+ * calls into the old generation, since the tables a Set has outgrown point to the newer ones.
+ */
+interface Slot {
+  readonly client: Client;
+  call: Call | null;
+}
+
 /** The connections to one provider, each with one call at a time, and the calls that wait for one. */
 class Line {
   readonly callMsMax: number;
   private readonly origin: string;
   private readonly pathPrefix: string;
-  private readonly free: Client[] = [];
-  private readonly all: Client[] = [];
-  private readonly underWay = new Set<Call>();
+  private readonly slots: Slot[] = [];
+  private readonly free: Slot[] = [];
   private waiting: Call[] = [];
   private sweeper: NodeJS.Timeout | null = null;
   private closing = false;
@@ -223,8 +231,8 @@ class Line {
       const call = new Call(this, request, sendBefore, resolve);
       if (this.closing) return call.refuse('the connections to the provider are being closed');
       if (performance.now() >= sendBefore) return call.refuse('the time to send by has passed');
-      const client = this.free.pop() ?? this.connectable();
-      if (client) this.start(call, client);
+      const slot = this.free.pop() ?? this.newSlot();
+      if (slot) this.start(call, slot);
       else if (this.waiting.length < this.settings.queueMax) this.wait(call);
       else call.refuse(`the queue is full, ${this.waiting.length} calls wait`);
     });
@@ -236,23 +244,23 @@ class Line {
     const untilMs = performance.now() + ms;
     for (const call of this.waiting) call.refuse('the connections to the provider are being closed');
     this.waiting = [];
-    while (this.underWay.size > 0 && performance.now() < untilMs) await delay(10);
-    await Promise.all(this.all.map((client) => client.destroy()));
+    while (this.slots.some((slot) => slot.call) && performance.now() < untilMs) await delay(10);
+    await Promise.all(this.slots.map((slot) => slot.client.destroy()));
   }
 
   /** A connection has done its call. */
-  release(call: Call, client: Client): void {
-    this.underWay.delete(call);
+  release(slot: Slot): void {
+    slot.call = null;
     // Not at once: undici is still in the middle of its own bookkeeping for this client.
     queueMicrotask(() => {
       const next = this.waiting.shift();
-      if (next) this.start(next, client);
-      else this.free.push(client);
+      if (next) this.start(next, slot);
+      else this.free.push(slot);
     });
   }
 
-  private connectable(): Client | undefined {
-    if (this.all.length >= this.settings.concurrencyMax) return undefined;
+  private newSlot(): Slot | undefined {
+    if (this.slots.length >= this.settings.concurrencyMax) return undefined;
     // A client is one connection. Its own time-outs for the answer are off, since the sweep keeps one deadline for the
     // whole of it; its time-out for connecting frees the client after the sweep has given the call up.
     const client = new Client(this.origin, {
@@ -263,8 +271,9 @@ class Line {
       keepAliveTimeout: this.settings.keepAliveMs,
       keepAliveMaxTimeout: this.settings.keepAliveMs,
     });
-    this.all.push(client);
-    return client;
+    const slot: Slot = { client, call: null };
+    this.slots.push(slot);
+    return slot;
   }
 
   private wait(call: Call): void {
@@ -272,23 +281,26 @@ class Line {
     this.waiting.push(call);
   }
 
-  private start(call: Call, client: Client): void {
-    this.underWay.add(call);
+  private start(call: Call, slot: Slot): void {
     this.sweeper ??= setInterval(() => this.sweep(), sweepMs).unref();
-    call.leave(client);
+    call.leave(slot);
     const { method, path, headers, body } = call.request;
-    client.dispatch({ method, path: this.pathPrefix + path, headers, body }, call);
+    slot.client.dispatch({ method, path: this.pathPrefix + path, headers, body }, call);
   }
 
   private sweep(): void {
     const nowMs = performance.now();
-    for (const call of this.underWay) if (call.deadlineMs <= nowMs) call.expire();
+    let idle = true;
+    for (const { call } of this.slots) {
+      if (call) idle = false;
+      if (call && call.deadlineMs <= nowMs) call.expire();
+    }
     const late = this.waiting.filter((call) => call.deadlineMs <= nowMs);
     if (late.length > 0) {
       this.waiting = this.waiting.filter((call) => call.deadlineMs > nowMs);
       for (const call of late) call.expire();
     }
-    if (this.underWay.size === 0 && this.sweeper) {
+    if (idle && this.sweeper) {
       clearInterval(this.sweeper);
       this.sweeper = null;
     }
@@ -300,7 +312,7 @@ class Call implements Dispatcher.DispatchHandler {
   /** When the sweep ends the present phase, on the clock of `performance.now()`. */
   deadlineMs = 0;
   private phase: 'waiting' | 'connecting' | 'sent' | 'over' = 'waiting';
-  private client: Client | null = null;
+  private slot: Slot | null = null;
   private controller: Dispatcher.DispatchController | null = null;
   private status = 0;
   private headers: HttpResponse['headers'] = {};
@@ -318,8 +330,9 @@ class Call implements Dispatcher.DispatchHandler {
     this.settle({ kind: 'not_sent', detail });
   }
 
-  leave(client: Client): void {
-    this.client = client;
+  leave(slot: Slot): void {
+    this.slot = slot;
+    slot.call = this;
     this.phase = 'connecting';
     this.deadlineMs = Math.min(performance.now() + this.line.settings.connectTimeoutMs, this.sendBefore);
   }
@@ -388,11 +401,11 @@ class Call implements Dispatcher.DispatchHandler {
   }
 
   private finish(reply: Reply): void {
-    const client = this.client;
-    if (!client) return;
-    this.client = null;
+    const slot = this.slot;
+    if (!slot) return;
+    this.slot = null;
     if (this.phase !== 'over') this.settle(reply);
-    this.line.release(this, client);
+    this.line.release(slot);
   }
 }
 

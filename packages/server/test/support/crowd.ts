@@ -187,7 +187,7 @@ export class Crowd {
     const startedAtMs = performance.now();
     payment.asked += 1;
     // Some hang up early and come again while the first request is still being worked on.
-    const timeoutMs = Math.random() < 0.1 ? 20 + Math.random() * 300 : 10_000;
+    const timeoutMs = Math.random() < 0.1 ? Math.round(20 + Math.random() * 300) : 10_000;
     let reply: Reply;
     try {
       reply = await ask(client, payment.token, payment.body, timeoutMs);

@@ -193,7 +193,7 @@ export class TestLogger {
   warn = this.note;
   error = this.note;
   fatal = this.note;
-  debug = () => {};
+  debug = this.note;
   trace = () => {};
   silent = () => {};
   child = () => this as unknown as FastifyBaseLogger;

@@ -1,0 +1,186 @@
+/** Many at once, over several server processes on one database; and the way down while payments are under way. */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { Client } from 'undici';
+import { afterAll, beforeAll, describe, expect, test } from 'vitest';
+import { topUp } from '../src/agents/funds.js';
+import { verify } from '../src/ledger/verify.js';
+import { ask, isFinal, type Reply } from './support/crowd.js';
+import { openScene, type Caller, type Scene } from './support/processes.js';
+
+let scene: Scene;
+let ports: number[];
+beforeAll(async () => {
+  scene = await openScene({ agents: 5, fundsMinor: 1_000_000_00n, sandbox: { delayMs: 30 } });
+  ports = await Promise.all(
+    [0, 0].map(async (port) => Number(new URL(await scene.start({ port }).ready).port)),
+  );
+});
+afterAll(async () => {
+  await scene?.close();
+});
+
+const connect = (port: number) => new Client(`http://127.0.0.1:${port}`);
+
+function bodyOf(id: bigint, amount: string, account = '7770017718'): string {
+  return `{"serviceId":"P1011","account":"${account}","agentTransactionId":${id},"agentTransactionDate":"2026-02-17T16:48:37","amountTo":${amount}}`;
+}
+
+async function untilFinal(client: Client, caller: Caller, body: string): Promise<Reply> {
+  for (const endAtMs = performance.now() + 60_000; ; await sleep(100)) {
+    const reply = await ask(client, caller.token, body);
+    if (isFinal(reply.code) || performance.now() > endAtMs) return reply;
+  }
+}
+
+async function executionsOf({ agentId }: Caller): Promise<Map<string, number>> {
+  const counts = new Map<string, number>();
+  for (const { externalId } of await scene.sandbox.registry()) {
+    if (externalId.startsWith(`${agentId}-`)) counts.set(externalId, (counts.get(externalId) ?? 0) + 1);
+  }
+  return counts;
+}
+
+const count = (replies: readonly Reply[], code: number) =>
+  replies.filter((each) => each.code === code).length;
+
+describe('one id from 100 connections at once, over two processes', () => {
+  const ids = Array.from({ length: 20 }, (_, index) => 2n ** 53n + 2n * BigInt(index) + 1n);
+  test('one provider call, one debit, one transactionId; another body is 215, and nothing else is ever said', async () => {
+    const caller = scene.callers[0]!;
+    const clients = Array.from({ length: 100 }, (_, index) => connect(ports[index % 2]!));
+    for (const [round, id] of ids.entries()) {
+      // In every other round half of the bodies ask for another amount; whoever comes first is the payment.
+      const bodies = clients.map((_, index) => bodyOf(id, round % 2 && index % 3 === 0 ? '7.50' : '5.00'));
+      const replies = await Promise.all(
+        clients.map((client, index) => ask(client, caller.token, bodies[index]!)),
+      );
+      expect(replies.filter(({ code }) => ![0, 1, 215].includes(code!))).toEqual([]);
+      expect(new Set(replies.map((each) => each.transactionId)).size).toBe(1);
+      expect(new Set(replies.map((each) => each.id))).toEqual(new Set([String(id)]));
+      const ends = await Promise.all(
+        ['5.00', '7.50'].map((amount) => untilFinal(clients[0]!, caller, bodyOf(id, amount))),
+      );
+      expect(ends.map(({ code }) => code).sort()).toEqual([0, 215]);
+      // Who was told 215 had the body that lost, and the other way round.
+      const lost = ends[0]!.code === 215 ? '5.00' : '7.50';
+      for (const [index, { code }] of replies.entries())
+        expect(code === 215).toBe(bodies[index]!.endsWith(`${lost}}`));
+      expect(replies.some(({ code }) => code === 215)).toBe(round % 2 === 1);
+    }
+    const { rows } = await scene.owner.query<{ calls: number; debits: number; amount: bigint }>(
+      `select (select count(*)::int from payment_events e where e.payment_id = p.id and e.kind = 'provider_pay') as calls,
+         (select count(*)::int from transfers t where t.operation_id = p.id and t.kind = 'hold') as debits,
+         amount_to_minor as amount
+       from payments p where p.agent_id = $1`,
+      [caller.agentId],
+    );
+    expect(rows.map(({ calls, debits }) => ({ calls, debits }))).toEqual(
+      ids.map(() => ({ calls: 1, debits: 1 })),
+    );
+    expect([...(await executionsOf(caller)).values()]).toEqual(ids.map(() => 1));
+    const spentMinor = rows.reduce((sum, { amount }) => sum + amount, 0n);
+    expect(await availableOf(caller)).toBe(scene.fundsMinor - spentMinor);
+    await Promise.all(clients.map((client) => client.close()));
+  }, 120_000);
+});
+
+async function availableOf({ agentId }: Caller): Promise<bigint> {
+  const { rows } = await scene.owner.query<{ available: bigint }>(
+    'select available_minor as available from agent_balances where agent_id = $1',
+    [agentId],
+  );
+  return rows[0]!.available;
+}
+
+test('of 1000 equal payments at once funds carry 500, the others wait on 220, and a top-up ends them all', async () => {
+  const caller = scene.callers[1]!;
+  const clients = Array.from({ length: 1000 }, (_, index) => connect(ports[index % 2]!));
+  const bodies = clients.map((_, index) => bodyOf(BigInt(index + 1), '2000.00'));
+  const first = await Promise.all(clients.map((client, index) => ask(client, caller.token, bodies[index]!)));
+  expect([count(first, 0) + count(first, 1), count(first, 220)]).toEqual([500, 500]);
+  expect(await availableOf(caller)).toBe(0n);
+  await topUp(scene.pool, caller.agentId, 1_000_000_00n, 'bank 1', 'op');
+  const ends = await Promise.all(clients.map((client, index) => untilFinal(client, caller, bodies[index]!)));
+  expect(count(ends, 0)).toBe(1000);
+  expect(ends.map((each) => each.transactionId)).toEqual(first.map((each) => each.transactionId));
+  expect([...(await executionsOf(caller)).values()]).toEqual(clients.map(() => 1));
+  expect(await availableOf(caller)).toBe(0n);
+  await Promise.all(clients.map((client) => client.close()));
+}, 120_000);
+
+describe.each(['SIGTERM', 'SIGINT'] as const)('on %s', (signal) => {
+  test('the server leaves within 10 s, everyone who asked is answered, and nothing is lost', async () => {
+    const caller = scene.callers[signal === 'SIGTERM' ? 2 : 3]!;
+    const server = scene.start({ port: 0 });
+    const port = Number(new URL(await server.ready).port);
+    // Half of them wait for a provider that takes longer than the server may stay.
+    const accounts = Array.from({ length: 100 }, (_, index) => (index % 2 ? '7770000092' : '7770017718'));
+    const bodies = accounts.map((account, index) => bodyOf(BigInt(index + 1), '10.00', account));
+    const clients = bodies.map(() => connect(port));
+    const asked = Promise.all(
+      clients.map((client, index) => ask(client, caller.token, bodies[index]!).catch((error) => error)),
+    );
+    await untilAccepted(caller, 20);
+    const latecomers = comeAndCome(port, caller);
+    const signalledAtMs = performance.now();
+    server.signal(signal);
+    const replies = await asked;
+    expect(replies.filter((each) => each instanceof Error || ![0, 1].includes(each.code))).toEqual([]);
+    expect(await server.ended).toEqual({ code: 0, signal: null });
+    expect(performance.now() - signalledAtMs).toBeLessThan(10_000);
+    const late = await latecomers;
+    expect(late.answered).toBeGreaterThan(0);
+    expect(late.cut).toEqual([]);
+
+    // What it left goes on in the others.
+    const other = connect(ports[0]!);
+    const ends = await Promise.all(
+      [...bodies, ...late.bodies].map((body) => untilFinal(other, caller, body)),
+    );
+    expect(ends.filter(({ code }) => code !== 0)).toEqual([]);
+    expect([...(await executionsOf(caller)).values()]).toEqual(ends.map(() => 1));
+    await Promise.all([...clients, other].map((client) => client.destroy()));
+  }, 120_000);
+});
+
+async function untilAccepted(caller: Caller, payments: number): Promise<void> {
+  for (let i = 0; i < 1000; i += 1) {
+    const { rows } = await scene.owner.query<{ count: number }>(
+      'select count(*)::int as count from payments where agent_id = $1',
+      [caller.agentId],
+    );
+    if (rows[0]!.count >= payments) return;
+    await sleep(10);
+  }
+}
+
+/** Agents that open a connection for every payment and come until they are refused. */
+async function comeAndCome(port: number, caller: Caller) {
+  const bodies: string[] = [];
+  const cut: string[] = [];
+  let answered = 0;
+  const come = async (lane: number) => {
+    for (let id = BigInt(lane * 100_000); ; ) {
+      id += 1n;
+      const body = bodyOf(id, '1.00');
+      const client = connect(port);
+      try {
+        await ask(client, caller.token, body);
+        answered += 1;
+        bodies.push(body);
+      } catch (error) {
+        const { code, message } = error as NodeJS.ErrnoException;
+        if (code !== 'ECONNREFUSED') cut.push(`${code} ${message}`);
+        return;
+      } finally {
+        await client.destroy();
+      }
+    }
+  };
+  await Promise.all([1, 2, 3, 4].map(come));
+  return { bodies, answered, cut };
+}
+
+test('the books agree after all of it', async () => {
+  expect((await verify(scene.owner)).problems).toEqual([]);
+});
