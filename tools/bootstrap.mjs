@@ -63,10 +63,14 @@ async function test(rest) {
     const { code } = await run(process.execPath, vitest, { stdio: 'inherit' });
     const counted = existsSync(report) ? JSON.parse(readFileSync(report, 'utf8')) : { testResults: [] };
     const tests = counted.testResults.flatMap((file) => file.assertionResults);
-    const failed = tests.filter(({ status }) => status === 'failed').length;
+    const isFailed = ({ status }) => status === 'failed';
+    const broken = counted.testResults.filter(
+      (file) => isFailed(file) && !file.assertionResults.some(isFailed),
+    );
+    const failed = tests.filter(isFailed).length + broken.length;
     total.passed += tests.filter(({ status }) => status === 'passed').length;
     total.skipped += tests.filter(({ status }) => status !== 'failed' && status !== 'passed').length;
-    // A file that cannot be read, or an error outside of tests, fails no test by itself.
+    // An error outside of tests fails none of them, and yet the run.
     total.failed += code === 0 ? failed : Math.max(failed, 1);
   }
   rmSync(reports, { recursive: true });

@@ -1,5 +1,10 @@
 import { defineConfig } from 'vitest/config';
 
+// The settings of whoever runs the tests are not those of the servers that the tests start.
+for (const name of Object.keys(process.env)) {
+  if (name.startsWith('TOLEM_')) delete process.env[name];
+}
+
 export default defineConfig({
   test: {
     include: ['test/**/*.test.ts'],

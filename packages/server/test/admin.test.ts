@@ -11,14 +11,7 @@ import {
 } from '../src/agents/addresses.js';
 import { type AgentRecord, changeAgent, createAgent, getAgent, listAgents } from '../src/agents/agents.js';
 import { correct, topUp } from '../src/agents/funds.js';
-import {
-  confirmToken,
-  createToken,
-  getToken,
-  listTokens,
-  revokeToken,
-  TokenUses,
-} from '../src/agents/tokens.js';
+import { confirmToken, createToken, getToken, revokeToken, TokenUses } from '../src/agents/tokens.js';
 import { changing, inTransaction, listAudit, Refusal } from '../src/audit.js';
 import { maskSettings, setPaused, setProvider } from '../src/catalogue/providers.js';
 import { inverseRate, listRateHistory, readRates, setRate } from '../src/catalogue/rates.js';
@@ -365,15 +358,10 @@ describe('tokens', () => {
       'token.confirm',
       'token.revoke',
     ]);
-    const everything = JSON.stringify((await owner.query('select * from audit')).rows, (_, value) =>
-      typeof value === 'bigint' ? String(value) : value,
+    const { rows: kept } = await owner.query(
+      `select (select string_agg(t::text, ' ') from tokens t) || (select string_agg(a::text, ' ') from audit a) as text`,
     );
-    expect(everything).not.toContain(token);
-    expect(
-      JSON.stringify(await listTokens(pool, { agentId: agent.agentId, limit: 10 }), (_, value) =>
-        typeof value === 'bigint' ? String(value) : value,
-      ),
-    ).not.toContain(token.slice(4));
+    expect(kept[0].text).not.toContain(token.slice(4, 16));
   });
 
   test('confirming or revoking again changes nothing and leaves no second audit row', async () => {

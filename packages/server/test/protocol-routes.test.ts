@@ -692,7 +692,7 @@ describe('transport', () => {
       headersTimeout: 15_000,
       requestTimeout: 30_000,
       keepAliveTimeout: 72_000,
-      timeout: 60_000,
+      timeout: 150_000,
     });
   });
 });
@@ -709,10 +709,10 @@ describe('closing', () => {
     const keepAlive = new HttpAgent({ keepAlive: true });
     await send(port, { path: '/api/v20/balance', agent: keepAlive });
     const underWay = send(port, { path: '/api/v20/pay', body: payBody() });
-    await vi.waitFor(() => expect(useCases.asked.some(({ method }) => method === 'pay')).toBe(true));
+    await eventually(() => expect(useCases.asked.some(({ method }) => method === 'pay')).toBe(true));
 
     const closed = app.close();
-    await vi.waitFor(() => expect(Object.values(keepAlive.freeSockets).flat()).toEqual([]));
+    await eventually(() => expect(Object.values(keepAlive.freeSockets).flat()).toEqual([]));
     await expect(send(port, { path: '/api/v20/balance' })).rejects.toThrow('ECONNREFUSED');
     finish();
     const reply = await underWay;
@@ -723,7 +723,30 @@ describe('closing', () => {
     ]);
     await closed;
     keepAlive.destroy();
-  });
+  }, 20_000);
+
+  test('answers a request that was on its way in', async () => {
+    const { app } = edge();
+    const port = await listen(app);
+    const socket = connect(port, '127.0.0.1');
+    const answer = new Promise<string>((resolve) => {
+      let text = '';
+      socket.on('data', (chunk) => {
+        text += chunk;
+      });
+      socket.on('close', () => resolve(text));
+    });
+    const head = `POST /api/v20/balance HTTP/1.1\r\nHost: a\r\nAuthorization: ${bearer().authorization}\r\n`;
+    const arrived = new Promise((resolve) =>
+      app.server.once('connection', (peer) => peer.once('data', resolve)),
+    );
+    socket.write(head);
+    await arrived;
+    const closed = app.close();
+    socket.write('Content-Length: 0\r\n\r\n');
+    expect(await answer).toMatch(/^HTTP\/1\.1 200 OK\r\n[\s\S]*connection: close\r\n[\s\S]*"result":0/i);
+    await closed;
+  }, 20_000);
 
   test('does not wait longer than it may', async () => {
     const { app, useCases } = edge({ drainMsMax: 100 });
@@ -731,10 +754,10 @@ describe('closing', () => {
     useCases.payAnswer = () => new Promise(() => {});
     const underWay = send(port, { path: '/api/v20/pay', body: payBody() });
     const cut = expect(underWay).rejects.toThrow('socket hang up');
-    await vi.waitFor(() => expect(useCases.asked).toHaveLength(1));
+    await eventually(() => expect(useCases.asked).toHaveLength(1));
     await app.close();
     await cut;
-  });
+  }, 20_000);
 });
 
 test('HTTPS serves a changed certificate, and keeps the old one while the new files are broken', async () => {
@@ -757,18 +780,15 @@ test('HTTPS serves a changed certificate, and keeps the old one while the new fi
   expect(await servedName()).toBe('first.test');
 
   writeFileSync(tls.certFile, 'no certificate');
-  await vi.waitFor(() => expect(logger.lines.join()).toContain('the old certificate stays'), {
-    timeout: 6000,
-  });
+  await eventually(() => expect(logger.lines.join()).toContain('the old certificate stays'));
   expect(await servedName()).toBe('first.test');
 
   write(selfSigned('second.test'));
-  await vi.waitFor(async () => expect(await servedName()).toBe('second.test'), {
-    timeout: 6000,
-    interval: 200,
-  });
+  await eventually(async () => expect(await servedName()).toBe('second.test'));
   rmSync(folder, { recursive: true });
-}, 15_000);
+}, 30_000);
+
+const eventually = <T>(check: () => T | Promise<T>) => vi.waitFor(check, { timeout: 8000, interval: 50 });
 
 async function listen(app: TestEdge['app']): Promise<number> {
   await app.listen({ host: '127.0.0.1', port: 0 });

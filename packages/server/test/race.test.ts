@@ -10,7 +10,13 @@ import { openScene, type Caller, type Scene } from './support/processes.js';
 let scene: Scene;
 let ports: number[];
 beforeAll(async () => {
-  scene = await openScene({ agents: 5, fundsMinor: 1_000_000_00n, sandbox: { delayMs: 30 } });
+  scene = await openScene({
+    agents: 4,
+    fundsMinor: 1_000_000_00n,
+    sandbox: { delayMs: 30, slowMs: 7000 },
+    provider: { answerMsMax: 8000 },
+    env: { TOLEM_PAY_WAIT_MS: '8000' },
+  });
   ports = await Promise.all(
     [0, 0].map(async (port) => Number(new URL(await scene.start({ port }).ready).port)),
   );
@@ -25,10 +31,11 @@ function bodyOf(id: bigint, amount: string, account = '7770017718'): string {
   return `{"serviceId":"P1011","account":"${account}","agentTransactionId":${id},"agentTransactionDate":"2026-02-17T16:48:37","amountTo":${amount}}`;
 }
 
-async function untilFinal(client: Client, caller: Caller, body: string): Promise<Reply> {
+/** Repeats the same body until its code is one of those that end the wait; by default the final ones. */
+async function repeat(client: Client, caller: Caller, body: string, until = isFinal): Promise<Reply> {
   for (const endAtMs = performance.now() + 60_000; ; await sleep(100)) {
     const reply = await ask(client, caller.token, body);
-    if (isFinal(reply.code) || performance.now() > endAtMs) return reply;
+    if (until(reply.code) || performance.now() > endAtMs) return reply;
   }
 }
 
@@ -58,7 +65,7 @@ describe('one id from 100 connections at once, over two processes', () => {
       expect(new Set(replies.map((each) => each.transactionId)).size).toBe(1);
       expect(new Set(replies.map((each) => each.id))).toEqual(new Set([String(id)]));
       const ends = await Promise.all(
-        ['5.00', '7.50'].map((amount) => untilFinal(clients[0]!, caller, bodyOf(id, amount))),
+        ['5.00', '7.50'].map((amount) => repeat(clients[0]!, caller, bodyOf(id, amount))),
       );
       expect(ends.map(({ code }) => code).sort()).toEqual([0, 215]);
       // Who was told 215 had the body that lost, and the other way round.
@@ -96,11 +103,14 @@ test('of 1000 equal payments at once funds carry 500, the others wait on 220, an
   const caller = scene.callers[1]!;
   const clients = Array.from({ length: 1000 }, (_, index) => connect(ports[index % 2]!));
   const bodies = clients.map((_, index) => bodyOf(BigInt(index + 1), '2000.00'));
-  const first = await Promise.all(clients.map((client, index) => ask(client, caller.token, bodies[index]!)));
-  expect([count(first, 0) + count(first, 1), count(first, 220)]).toEqual([500, 500]);
+  const judged = (code: number | null) => code !== 1;
+  const first = await Promise.all(
+    clients.map((client, index) => repeat(client, caller, bodies[index]!, judged)),
+  );
+  expect([count(first, 0), count(first, 220)]).toEqual([500, 500]);
   expect(await availableOf(caller)).toBe(0n);
   await topUp(scene.pool, caller.agentId, 1_000_000_00n, 'bank 1', 'op');
-  const ends = await Promise.all(clients.map((client, index) => untilFinal(client, caller, bodies[index]!)));
+  const ends = await Promise.all(clients.map((client, index) => repeat(client, caller, bodies[index]!)));
   expect(count(ends, 0)).toBe(1000);
   expect(ends.map((each) => each.transactionId)).toEqual(first.map((each) => each.transactionId));
   expect([...(await executionsOf(caller)).values()]).toEqual(clients.map(() => 1));
@@ -120,8 +130,9 @@ describe.each(['SIGTERM', 'SIGINT'] as const)('on %s', (signal) => {
     const asked = Promise.all(
       clients.map((client, index) => ask(client, caller.token, bodies[index]!).catch((error) => error)),
     );
-    await untilAccepted(caller, 20);
+    await untilAccepted(caller, bodies.length);
     const latecomers = comeAndCome(port, caller);
+    await sleep(500);
     const signalledAtMs = performance.now();
     server.signal(signal);
     const replies = await asked;
@@ -130,13 +141,16 @@ describe.each(['SIGTERM', 'SIGINT'] as const)('on %s', (signal) => {
     expect(performance.now() - signalledAtMs).toBeLessThan(10_000);
     const late = await latecomers;
     expect(late.answered).toBeGreaterThan(0);
-    expect(late.cut).toEqual([]);
+    // A connection that the system has taken and the server has not is reset when the port closes: nobody read from it.
+    const { rows } = await scene.owner.query(
+      'select 1 from payments where agent_id = $1 and agent_transaction_id = any ($2)',
+      [caller.agentId, late.cutIds],
+    );
+    expect(rows).toEqual([]);
 
     // What it left goes on in the others.
     const other = connect(ports[0]!);
-    const ends = await Promise.all(
-      [...bodies, ...late.bodies].map((body) => untilFinal(other, caller, body)),
-    );
+    const ends = await Promise.all([...bodies, ...late.bodies].map((body) => repeat(other, caller, body)));
     expect(ends.filter(({ code }) => code !== 0)).toEqual([]);
     expect([...(await executionsOf(caller)).values()]).toEqual(ends.map(() => 1));
     await Promise.all([...clients, other].map((client) => client.destroy()));
@@ -154,23 +168,21 @@ async function untilAccepted(caller: Caller, payments: number): Promise<void> {
   }
 }
 
-/** Agents that open a connection for every payment and come until they are refused. */
+/** Agents that open a connection for every payment and come until nobody is there. */
 async function comeAndCome(port: number, caller: Caller) {
   const bodies: string[] = [];
-  const cut: string[] = [];
+  const cutIds: bigint[] = [];
   let answered = 0;
   const come = async (lane: number) => {
-    for (let id = BigInt(lane * 100_000); ; ) {
-      id += 1n;
+    for (let id = BigInt(lane * 100_000); ; id += 1n) {
       const body = bodyOf(id, '1.00');
+      bodies.push(body);
       const client = connect(port);
       try {
         await ask(client, caller.token, body);
         answered += 1;
-        bodies.push(body);
       } catch (error) {
-        const { code, message } = error as NodeJS.ErrnoException;
-        if (code !== 'ECONNREFUSED') cut.push(`${code} ${message}`);
+        if ((error as NodeJS.ErrnoException).code !== 'ECONNREFUSED') cutIds.push(id);
         return;
       } finally {
         await client.destroy();
@@ -178,7 +190,7 @@ async function comeAndCome(port: number, caller: Caller) {
     }
   };
   await Promise.all([1, 2, 3, 4].map(come));
-  return { bodies, answered, cut };
+  return { bodies, answered, cutIds };
 }
 
 test('the books agree after all of it', async () => {

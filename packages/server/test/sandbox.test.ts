@@ -54,7 +54,7 @@ function senderTo(baseUrl: string, answerMsMax = 3000): Sender {
     providerId: 'sandbox',
     name: 'Sandbox',
     connector: 'sandbox',
-    settings: { baseUrl, answerMsMax },
+    settings: { baseUrl, answerMsMax, queueMsMax: 20_000 },
     paused: false,
   };
   return createSender({
@@ -356,7 +356,7 @@ describe('the process', () => {
       orders.map(({ externalId }) => [externalId, kept.has(externalId) ? 'executed' : 'not_found']),
     );
     await again.close(0);
-  });
+  }, 20_000);
 
   it('a restart continues 0001 and 0002, remembers that 0091 was cut, and what was lost or refused', async () => {
     const dataDir = freshDir();

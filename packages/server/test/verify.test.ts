@@ -134,10 +134,10 @@ describe('verify', () => {
     [
       'an agent below its credit limit',
       `alter table agent_balances drop constraint agent_within_limit;
-       update agent_balances set available_minor = -7, credit_limit_minor = 5 where agent_id = 5`,
+       select move_funds(0::smallint, 5, 'correction', -6000, 'D-9', 'o')`,
       'agent:5',
-      '-0.05 USD or more',
-      '-0.07 USD',
+      '0.00 USD or more',
+      '-10.00 USD',
     ],
     [
       'an agent without a balance',

@@ -8,6 +8,7 @@ import { confirmToken, createToken } from '../agents/tokens.js';
 import { inTransaction, type Queryable } from '../audit.js';
 import { parseRate } from '../core/money.js';
 import { importPrefixes } from './numbering.js';
+import { readProviders, setProvider } from './providers.js';
 import { setRate } from './rates.js';
 import { setRule } from './rules.js';
 import { importServices } from './services.js';
@@ -35,19 +36,19 @@ export async function loadDemo(
 ): Promise<Demo> {
   return inTransaction(client, async (tx) => {
     await tx.query('select pg_advisory_xact_lock($1)', [demoLock]);
+    const sandbox = (await readProviders(tx)).find((each) => each.providerId === 'sandbox');
     if (await hasAgents(tx)) {
-      await tx.query(
-        `update providers set settings = settings || jsonb_build_object('baseUrl', $1::text)
-         where provider_id = 'sandbox' and connector = 'sandbox' and settings ->> 'baseUrl' is distinct from $1`,
-        [sandboxUrl],
-      );
+      if (sandbox?.connector === 'sandbox' && sandbox.settings.baseUrl !== sandboxUrl) {
+        const settings = { ...sandbox.settings, baseUrl: sandboxUrl };
+        await setProvider(tx, { ...sandbox, settings }, unchecked, operator);
+      }
       return { agentId, token: null };
     }
-    await tx.query(
-      `insert into providers (provider_id, name, connector, settings)
-       values ('sandbox', 'Sandbox', 'sandbox', jsonb_build_object('baseUrl', $1::text))
-       on conflict (provider_id) do nothing`,
-      [sandboxUrl],
+    await setProvider(
+      tx,
+      { providerId: 'sandbox', name: 'Sandbox', connector: 'sandbox', settings: { baseUrl: sandboxUrl } },
+      unchecked,
+      operator,
     );
     await importServices(tx, await readFile(new URL('services.json', demoDir), 'utf8'), operator);
     await importPrefixes(tx, fileURLToPath(new URL('prefixes.csv', demoDir)), operator);
@@ -89,6 +90,9 @@ const demoTariff = {
     },
   ],
 };
+
+/** The sandbox itself said where it listens. */
+const unchecked = () => {};
 
 async function hasAgents(db: Queryable): Promise<boolean> {
   const { rows } = await db.query<{ has: boolean }>('select exists (select 1 from agents) as has');

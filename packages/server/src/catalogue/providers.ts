@@ -20,7 +20,7 @@ export async function getProvider(db: Queryable, providerId: string): Promise<Pr
   return provider;
 }
 
-/** A paused provider gets no new payments; what was sent to it is still asked about. */
+/** Payments of a paused provider's services are answered 8; what was sent to it is still asked about. */
 export async function setPaused(
   db: Database,
   providerId: string,

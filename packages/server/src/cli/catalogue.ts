@@ -416,7 +416,11 @@ function addProviderCommands(program: Command, run: Run): void {
   for (const verb of ['pause', 'resume'] as const) {
     provider
       .command(verb)
-      .description(verb === 'pause' ? 'send no new payments to it for now' : 'send payments to it again')
+      .description(
+        verb === 'pause'
+          ? 'answer 8 to payments of its services for now'
+          : 'take payments of its services again',
+      )
       .argument('<providerId>')
       .action(
         run(async (cli: Context, providerId: string) => {

@@ -42,14 +42,13 @@ export class Context {
     private readonly stdio: Stdio,
     root: string,
   ) {
-    const { TOLEM_OPERATOR: _, ...settings } = env;
-    this.config = loadConfig(settings, { root });
+    this.config = loadConfig(env, { root });
     this.localTime = localTimeIn(this.config.timeZone);
   }
 
   /** For a change: who makes it, and a connection. Refuses when nobody says who. */
   async change(): Promise<{ readonly db: pg.Client; readonly operator: string }> {
-    const operator = this.options.operator ?? this.env.TOLEM_OPERATOR;
+    const operator = this.options.operator ?? this.config.operator;
     if (operator) return { db: await this.database(), operator };
     throw new Refusal(
       'This changes money or access and is not done without the name of who does it; ' +
@@ -92,7 +91,7 @@ export class Context {
   }
 
   async close(): Promise<void> {
-    for (const client of this.clients.values()) await client.end();
+    for (const client of this.clients.values()) await client.end().catch(() => {});
     await this.embedded?.stop();
   }
 }

@@ -8,6 +8,7 @@
 import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
 import { createHash, randomBytes } from 'node:crypto';
 import {
+  chmodSync,
   chownSync,
   closeSync,
   cpSync,
@@ -172,6 +173,7 @@ function address({ socketDir }: Place): SocketAddress {
 async function findPlace(dataDir: string, onProgress: (line: string) => void): Promise<Place> {
   const native = nativeDir();
   const { home, owner } = findHome(dataDir, onProgress);
+  sweepDrafts(home);
   const logDir = makeOwnDir(join(home, 'log'), owner);
   const socketDir = makeOwnDir(socketPath(home), owner);
   return {
@@ -232,7 +234,7 @@ function makeHome(dataDir: string, link: string, onProgress: (line: string) => v
   const owner = unprivilegedUser();
   if (reachable(dataDir, owner)) {
     // Owned before it is named: another process never finds it without its owner.
-    const draft = `${link}.${randomBytes(4).toString('hex')}`;
+    const draft = draftOf(link);
     mkdirSync(draft, { mode: 0o700 });
     chownSync(draft, owner.uid, owner.gid);
     claim(() => renameSync(draft, link), draft);
@@ -241,7 +243,8 @@ function makeHome(dataDir: string, link: string, onProgress: (line: string) => v
   const name = createHash('sha256').update(dataDir).digest('hex').slice(0, 12);
   const home = join(elsewhere, `${name}-${randomBytes(4).toString('hex')}`);
   try {
-    mkdirSync(elsewhere, { recursive: true, mode: 0o755 });
+    // Explicitly, since the umask may close what mkdir makes.
+    if (mkdirSync(elsewhere, { recursive: true })) chmodSync(elsewhere, 0o755);
     mkdirSync(home, { mode: 0o700 });
     chownSync(home, owner.uid, owner.gid);
   } catch (error) {
@@ -315,12 +318,14 @@ function usablePrograms(native: string, home: string, owner: Owner): string {
     return join(real, 'bin');
   const copy = join(home, `postgresql-${packageVersion(native)}`);
   if (!existsSync(copy)) {
-    const draft = `${copy}.${randomBytes(4).toString('hex')}`;
-    cpSync(real, draft, {
-      recursive: true,
-      verbatimSymlinks: true,
-      filter: (path) => !path.endsWith('.a') && basename(path) !== 'pgxs',
-    });
+    const draft = draftOf(copy);
+    try {
+      const filter = (path: string) => !path.endsWith('.a') && basename(path) !== 'pgxs';
+      cpSync(real, draft, { recursive: true, verbatimSymlinks: true, filter });
+    } catch (error) {
+      rmSync(draft, { recursive: true, force: true });
+      throw unwritable(copy, error);
+    }
     linkLibraries(draft);
     if (owner) execFileSync('chown', ['-R', `${owner.uid}:${owner.gid}`, draft]);
     claim(() => renameSync(draft, copy), draft);
@@ -360,7 +365,6 @@ function packageVersion(native: string): string {
 
 async function ensureCluster(place: Place, onProgress: (line: string) => void): Promise<void> {
   if (!existsSync(place.cluster)) {
-    sweepDrafts(place.home);
     onProgress('Making the database.');
     await makeCluster(place);
   }
@@ -375,7 +379,7 @@ async function ensureCluster(place: Place, onProgress: (line: string) => void): 
 
 /** Made under another name, flushed to disk and renamed: a kill on the way leaves no half-made cluster. */
 async function makeCluster(place: Place): Promise<void> {
-  const draft = `${place.cluster}.${process.pid}.${randomBytes(4).toString('hex')}`;
+  const draft = draftOf(place.cluster);
   const args = [
     '-D',
     draft,
@@ -405,12 +409,17 @@ async function makeCluster(place: Place): Promise<void> {
   closeSync(handle);
 }
 
-/** Removes what starts that were killed left behind. */
+/** A name beside `path` under which it is made, and by which it is known when its maker was killed. */
+function draftOf(path: string): string {
+  return `${path}.${process.pid}.${randomBytes(4).toString('hex')}`;
+}
+
 function sweepDrafts(home: string): void {
   for (const name of readdirSync(home)) {
-    const maker = /^cluster\.(\d+)\./.exec(name)?.[1];
-    if (maker && !alive(Number(maker)))
-      rmSync(join(home, name), { recursive: true, force: true, maxRetries: 3 });
+    const maker = /\.(\d+)\.[0-9a-f]{8}$/.exec(name)?.[1];
+    if (!maker || alive(Number(maker))) continue;
+    // Its programs may still write there; what they leave goes at the next start.
+    rmSync(join(home, name), { recursive: true, force: true, maxRetries: 3 });
   }
 }
 
@@ -430,6 +439,7 @@ async function bringUp(
   for (; Date.now() - startedAt < bringUpMsMax; signal.throwIfAborted()) {
     const session = await open(place, 'watch');
     if (session instanceof pg.Client) return { session, adopted: server === null };
+    if (session === 'busy') occupiedSince = null;
     if (session === 'down' && (!server || server.ended())) {
       const obstacle = runningPid(place) !== null ? 'another server' : server ? server.obstacle() : null;
       occupiedSince = obstacle ? (occupiedSince ?? Date.now()) : null;
@@ -455,6 +465,8 @@ async function open(place: Place, name: string): Promise<pg.Client | 'down' | 'b
     ...address(place),
     ssl: false,
     application_name: `tolem ${name}`,
+    // Given explicitly, so that PGOPTIONS of the environment is not taken.
+    options: '-c statement_timeout=60s',
     connectionTimeoutMillis: 5000,
   };
   const client = new pg.Client(options);
@@ -467,7 +479,10 @@ async function open(place: Place, name: string): Promise<pg.Client | 'down' | 'b
     if (code === 'ENOENT' || code === 'ECONNREFUSED') return 'down';
     if (code === 'EACCES')
       throw new SetupError(`${place.socketDir} cannot be entered: start the centre as its owner`);
-    if (code !== '3D000') return 'busy';
+    // Starting up, shutting down, out of connections, or cut off in the middle: all of them pass.
+    if (code === undefined || !/^[0-9A-Z]{5}$/.test(code) || /^(57|53)/.test(code)) return 'busy';
+    if (code !== '3D000')
+      throw new SetupError(`the database in ${place.cluster} refuses: ${(error as Error).message}`);
   }
   const maker = new pg.Client({ ...options, database: 'postgres' });
   maker.on('error', () => {});
@@ -525,9 +540,17 @@ function run(place: Place, program: string, args: string[], output: 'pipe' | num
 }
 
 async function stopUnlessUsed(place: Place): Promise<void> {
-  const session = await open(place, 'stop');
-  if (!(session instanceof pg.Client)) return;
-  const used = await usedByOthers(session);
+  let session = await open(place, 'stop');
+  for (
+    const until = Date.now() + fastStopMsMax;
+    !(session instanceof pg.Client);
+    session = await open(place, 'stop')
+  ) {
+    if (runningPid(place) === null || Date.now() > until) return;
+    await sleep(50);
+  }
+  // A query that fails is one that somebody else's stop has cut off.
+  const used = await usedByOthers(session).catch(() => true);
   await session.end();
   const pid = readPid(place);
   if (used || pid === null) return;
@@ -624,7 +647,8 @@ function latestLog({ logDir }: Place, sinceMs: number): string {
 }
 
 function unwritable(path: string, error: unknown): SetupError {
-  return new SetupError(
-    `${path} cannot be made (${(error as NodeJS.ErrnoException).code}): let this user write there or set TOLEM_DATA_DIR`,
-  );
+  const { code } = error as NodeJS.ErrnoException;
+  const remedy =
+    code === 'ENOSPC' ? 'free some space on its disk' : 'let this user write there or set TOLEM_DATA_DIR';
+  return new SetupError(`${path} cannot be made (${code}): ${remedy}`);
 }

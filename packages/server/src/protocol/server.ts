@@ -44,7 +44,8 @@ export interface ServerParts {
 const bodyBytesMax = 64 * 1024;
 const requestMsMax = 30_000;
 const headersMsMax = 15_000;
-const silenceMsMax = 60_000;
+/** Longer than the longest time that `pay` may be set to wait for a provider. */
+const silenceMsMax = 150_000;
 const keepAliveMs = 72_000;
 const idleSweepMs = 50;
 const retryAfterS = 5;
@@ -215,7 +216,7 @@ function methodNotAllowed(request: FastifyRequest, reply: FastifyReply): Fastify
 /** For requests that came to one of the six paths and got no further. */
 function refuse(request: FastifyRequest, reply: FastifyReply, error: HttpError): FastifyReply {
   const { status } = httpErrors[error];
-  request.log.info(
+  request.log.debug(
     { reqId: request.id, method: request.method, route: request.routeOptions.url, status },
     error,
   );

@@ -101,7 +101,8 @@ export function createSender({ providers, connectors, log }: SenderOptions): Sen
       lines.add(line);
       return { connector, line };
     } catch (error) {
-      const problem = `provider ${facts.providerId} cannot be called, correct its settings: ${(error as Error).message}`;
+      const reason = (error as Error).message;
+      const problem = `provider ${facts.providerId} cannot be called, correct its settings: ${reason}`;
       log.error({ providerId: facts.providerId }, problem);
       return { problem };
     }

@@ -18,7 +18,7 @@ export interface Reply {
 export async function ask(
   client: Client,
   token: string,
-  body: string,
+  body: string | Buffer,
   timeoutMs = 30_000,
   method = 'pay',
 ): Promise<Reply> {

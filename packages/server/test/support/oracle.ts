@@ -76,7 +76,7 @@ export async function judge(evidence: Evidence): Promise<Violation[]> {
 
     const row = stored.get(name);
     const told = finalCodes.size === 0 ? 1 : [...finalCodes][0];
-    if (row?.code !== told || !transactionIds.has(String(row.transactionId))) {
+    if (!row || row.code !== told || !transactionIds.has(String(row.transactionId))) {
       const found = row ? `code ${row.code}, transactionId ${row.transactionId}` : 'no payment';
       violate(
         'the books say what the agents were told',

@@ -302,7 +302,7 @@ export async function openScene(options: SceneOptions) {
     async close() {
       for (const server of servers) server.signal('SIGKILL');
       await Promise.all([...servers].map((server) => server.ended));
-      await Promise.all([owner.end(), pool.end()]);
+      for (const each of [owner, pool]) if (!each.ended) await each.end();
       await sandbox.stop();
       if (options.embedded) {
         killPostgres(dataDir, 'SIGQUIT');

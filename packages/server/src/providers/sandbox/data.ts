@@ -1,6 +1,6 @@
 /** What the sandbox provider knows: how the end of an account scripts the outcome, and what it offers per service. */
 
-/** One row of the table in docs (SPEC §11). */
+/** One row of the table of SPEC §11. */
 export interface Script {
   /** A number is a refusal with that code. */
   readonly check: 'ok' | 'hangs' | number;

@@ -176,7 +176,7 @@ function parseLine(text: string): Line | null {
   }
 }
 
-/** Tells from the text alone, since a registry may have a million lines: `…"executedAt":"2026-01-31T23:59:59.999Z"}`. */
+/** By the text alone, since a registry may have a million lines: `…"executedAt":"2026-01-31T23:59:59.999Z"}`. */
 function isExecuted(text: string, now: string): boolean {
   return text.startsWith('{"externalId"') && text.slice(-26, -2) <= now;
 }

@@ -1,18 +1,17 @@
 /**
  * The sandbox provider: a simulated provider behind the demo services, with a small JSON protocol of its own.
  *
- *   POST /check   { externalId, service, account }          → { externalId, status: "ok", displays | contracts | invoices }
- *                                                            | { externalId, status: "refused", code }
- *   POST /pay     { externalId, service, account, amount }  → { externalId, status: "executed", reference }
- *                                                            | { externalId, status: "pending" | "unknown" }
- *                                                            | { externalId, status: "refused", code }
+ *   POST /check   { externalId, service, account }          → status "ok" with displays, contracts or invoices;
+ *                                                             status "refused" with code
+ *   POST /pay     { externalId, service, account, amount }  → status "executed" with reference; "pending"; "unknown";
+ *                                                             "refused" with code
  *   GET  /status/<externalId>                               → as pay, or status "not_found"
  *   GET  /registry                                          → [{ externalId, account, amount, executedAt }]
  *   GET  /healthz                                           → { status: "ok" }
  *
- * Amounts are strings with two decimals. Codes of refusal are 5, 7, 241, 242 and 300; "refused" says that nothing was
- * executed. The end of the account scripts the outcome (data.ts). Nothing is deduplicated: an external id that is paid
- * twice is executed twice.
+ * Every answer names the external id it is about. Amounts are strings with two decimals. Codes of refusal are 5, 7,
+ * 241, 242 and 300; "refused" says that nothing was executed. The end of the account scripts the outcome (data.ts).
+ * Nothing is deduplicated: an external id that is paid twice is executed twice.
  */
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
