@@ -1,12 +1,12 @@
 /** The use cases of the centre on one database: built by hand, started and stopped whole. No HTTP here. */
 import { randomUUID } from 'node:crypto';
 import type pg from 'pg';
+import { lookUp } from './catalogue/numbering.js';
 import type { UseCases } from './core/answers.js';
 import { Overloaded } from './core/answers.js';
 import type { Reference } from './core/catalogue.js';
-import { lookUp } from './catalogue/numbering.js';
 import { LaneBroken } from './db/lane.js';
-import { listen, type Log, type Loop, runLoops } from './jobs/loops.js';
+import { type Log, type Loop, listen, runLoops } from './jobs/loops.js';
 import { check } from './payments/check.js';
 import { leaseMsFor, PayStory } from './payments/pay.js';
 import { seal } from './payments/seal.js';

@@ -28,7 +28,7 @@ export interface TokenRecord {
 
 const liveTokensMax = 50;
 
-export function tokenHash(token: string): Buffer {
+function tokenHash(token: string): Buffer {
   return createHash('sha256').update(token).digest();
 }
 

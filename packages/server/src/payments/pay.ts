@@ -33,8 +33,7 @@ export interface PayParts {
 export class PayStory {
   /** Payments being worked on by this process, answered to the agent or not. */
   private working = 0;
-  /** Ends the waits of agents whose provider has not answered yet. */
-  private readonly waits = new Set<() => void>();
+  private readonly waits = new Waits();
 
   constructor(private readonly parts: PayParts) {}
 
@@ -59,7 +58,7 @@ export class PayStory {
   async drain(answerMs: number, settleMs: number): Promise<void> {
     const startedAt = performance.now();
     while (this.working > 0 && performance.now() - startedAt < settleMs) {
-      if (performance.now() - startedAt >= answerMs) for (const end of this.waits) end();
+      if (performance.now() - startedAt >= answerMs) this.waits.endAll();
       await new Promise((done) => setTimeout(done, 10));
     }
   }
@@ -125,24 +124,13 @@ export class PayStory {
     if (claimed.state !== State.sending || !accepted) return answerOf({ ...claimed, shown });
 
     const sent = this.send(agent, request, accepted, { ...claimed, shown }, leaseEnds);
-    return new Promise((resolve) => {
-      const end = () => {
-        clearTimeout(timer);
-        if (!this.waits.delete(end)) return;
-        // The agent has its answer; the work goes on and still counts.
-        this.working += 1;
-        void sent.finally(() => {
-          this.working -= 1;
-        });
-        resolve(answerOf({ ...claimed, shown }));
-      };
-      const timer = setTimeout(end, payWaitMs);
-      this.waits.add(end);
-      void sent.then((answer) => {
-        clearTimeout(timer);
-        this.waits.delete(end);
-        resolve(answer);
+    return this.waits.forAnswer(sent, payWaitMs, () => {
+      // The agent has its answer; the work goes on and still counts.
+      this.working += 1;
+      void sent.finally(() => {
+        this.working -= 1;
       });
+      return answerOf({ ...claimed, shown });
     });
   }
 
@@ -305,4 +293,57 @@ function answerOf(payment: StoredPayment): PayAnswer {
 
 function refusal(code: number, why: string | null, transactionId: bigint | null): PayAnswer {
   return { code, reason: why, transactionId, shown: null, acceptedAt: null, finalAt: null };
+}
+
+const sweepMs = 25;
+
+interface Wait {
+  readonly until: number;
+  readonly end: () => void;
+}
+
+/**
+ * Agents waiting for a provider's answer. One sweep ends those who have waited long enough: a timer or an entry of a Set
+ * for each payment costs more than the rest of its bookkeeping, so waits lie in slots that are used again.
+ */
+class Waits {
+  private readonly slots: (Wait | null)[] = [];
+  private readonly free: number[] = [];
+  private sweeper: NodeJS.Timeout | null = null;
+
+  /** The answer if it comes within `ms`, else the other one, made when the time is over. */
+  forAnswer<T>(work: Promise<T>, ms: number, otherwise: () => T): Promise<T> {
+    return new Promise((resolve) => {
+      const slot = this.free.pop() ?? this.slots.length;
+      const wait = { until: performance.now() + ms, end: () => resolve(otherwise()) };
+      this.slots[slot] = wait;
+      this.sweeper ??= setInterval(() => this.sweep(performance.now()), sweepMs).unref();
+      void work.then((value) => {
+        if (this.slots[slot] !== wait) return;
+        this.release(slot);
+        resolve(value);
+      });
+    });
+  }
+
+  endAll(): void {
+    this.sweep(Number.POSITIVE_INFINITY);
+  }
+
+  private sweep(now: number): void {
+    for (const [slot, wait] of this.slots.entries()) {
+      if (wait === null || wait.until > now) continue;
+      this.release(slot);
+      wait.end();
+    }
+    if (this.free.length === this.slots.length && this.sweeper) {
+      clearInterval(this.sweeper);
+      this.sweeper = null;
+    }
+  }
+
+  private release(slot: number): void {
+    this.slots[slot] = null;
+    this.free.push(slot);
+  }
 }

@@ -4,9 +4,8 @@
 import type pg from 'pg';
 import type { Shown } from '../core/answers.js';
 import type { Offer } from '../core/requests.js';
-import { State, sourcesMask, stateFacts, states, statesMask } from '../core/states.js';
+import { type State, sourcesMask, stateFacts, states, statesMask } from '../core/states.js';
 import { Lane, LaneBroken, type LaneClient, plainArray, textArray } from '../db/lane.js';
-import type { CallRecord } from '../providers/contract.js';
 import { readOffer, readShown, writeOffer, writeShown } from './stored.js';
 
 /** A payment to be claimed, as decided. Amounts in minor units of `currency`. */

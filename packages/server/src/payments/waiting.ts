@@ -3,8 +3,8 @@
  * function does one bounded piece and answers how much it did, so that a loop knows whether to come again at once.
  */
 import type pg from 'pg';
-import { State, sourcesMask, statesMask } from '../core/states.js';
 import { reason } from '../core/codes.js';
+import { State, sourcesMask, statesMask } from '../core/states.js';
 import { plainArray } from '../db/lane.js';
 import type { Sender } from '../providers/contract.js';
 import { orderOfRow, type WaitingRow } from './order.js';
