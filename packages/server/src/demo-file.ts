@@ -5,7 +5,7 @@ import { join } from 'node:path';
 import type pg from 'pg';
 import { confirmToken, createToken } from './agents/tokens.js';
 import { loadDemo } from './catalogue/demo.js';
-import type { Config } from './config.js';
+import { type Config, SetupError } from './config.js';
 import { openClient } from './db/connect.js';
 
 export interface DemoFile {
@@ -54,7 +54,11 @@ export async function demoFile(
 
 /** For an installation whose demo.json was lost: tokens are kept as hashes only. */
 async function newToken(client: pg.Client, agentId: bigint): Promise<string> {
-  const { tokenId, token } = await createToken(client, agentId, 'demo', 'demo');
+  const { tokenId, token } = await createToken(client, agentId, 'demo', 'demo').catch((error: Error) => {
+    throw new SetupError(
+      `the database holds agents and not the demo's (${error.message}): set TOLEM_DEMO=off for it`,
+    );
+  });
   await confirmToken(client, tokenId, 'demo');
   return token;
 }

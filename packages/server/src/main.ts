@@ -3,6 +3,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { mkdirSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import pg from 'pg';
 import { pino } from 'pino';
 import { tellLowBalances } from './agents/low-balance.js';
 import { watchReference } from './catalogue/reference.js';
@@ -18,6 +19,7 @@ import { buildServer } from './protocol/server.js';
 const root = fileURLToPath(new URL('../../../', import.meta.url));
 const sqlDirectory = fileURLToPath(new URL('../sql/', import.meta.url));
 const stopMsMax = 9500;
+const echoMs = 1000;
 const connectionsMax = 20_000;
 
 export interface MainOptions {
@@ -34,13 +36,17 @@ export async function main(options: MainOptions): Promise<void> {
   const say = (line: string) =>
     console.log(`[${((performance.now() - startedAt) / 1000).toFixed(1)} s] ${line}`);
   const undo: (() => Promise<void>)[] = [];
-  let stopping = false;
+  let stoppingSince: number | null = null;
   const stop = async () => {
     for (const step of undo.reverse()) await step().catch((error: unknown) => console.error(String(error)));
   };
   const onSignal = (signal: NodeJS.Signals) => {
-    if (stopping) process.exit(1);
-    stopping = true;
+    if (stoppingSince !== null) {
+      // npm passes on the Ctrl-C that the terminal has sent to this process already.
+      if (performance.now() - stoppingSince > echoMs) process.exit(1);
+      return;
+    }
+    stoppingSince = performance.now();
     console.log(`${signal}: finishing what is under way; again to leave at once`);
     setTimeout(() => {
       console.error('stopping took too long; payments under way go on at the next start');
@@ -74,6 +80,7 @@ async function start(
   const { app, owner } = await database(config, say, undo);
   const applied = await migrate(connectOptions(owner, { name: 'migrate', role: 'owner' }), {
     directory: sqlDirectory,
+    appUser: typeof app === 'string' ? new pg.Client(app).user : undefined,
   });
   if (applied.length > 0)
     say(`Database schema: ${applied.length} migration(s) applied, up to ${applied.at(-1)}`);

@@ -173,6 +173,7 @@ async function* readRows(plan: Plan, csvPath: string): AsyncGenerator<Row, void>
     for (const text of lines) {
       line += 1;
       if (text.length > lineLengthMax) throw refusedLine(csvPath, line, 'it is too long');
+      // Takes CR and a byte order mark away too.
       const trimmed = text.trim();
       if (trimmed === '') continue;
       const match = csvLine.exec(trimmed);
@@ -194,14 +195,12 @@ async function* readRows(plan: Plan, csvPath: string): AsyncGenerator<Row, void>
   }
 }
 
-/** Lines of a file, some at a time, without their ends and without a byte order mark. */
+/** Lines of a file, some at a time. */
 async function* readLines(csvPath: string): AsyncGenerator<string[], void> {
   let rest = '';
   let count = 0;
   for await (const chunk of createReadStream(csvPath, { encoding: 'utf8', highWaterMark: 256 * 1024 })) {
-    const lines = (count === 0 && rest === '' ? String(chunk).replace(/^\uFEFF/, '') : rest + chunk).split(
-      '\n',
-    );
+    const lines = (rest + chunk).split('\n');
     rest = lines.pop()!;
     if (rest.length > lineLengthMax) throw refusedLine(csvPath, count + lines.length + 1, 'it is too long');
     count += lines.length;

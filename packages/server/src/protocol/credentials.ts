@@ -1,4 +1,4 @@
-import { createHash } from 'node:crypto';
+import { hash } from 'node:crypto';
 import { BlockList, isIP, isIPv6 } from 'node:net';
 import type { Agent, Reference } from '../core/catalogue.js';
 
@@ -42,7 +42,7 @@ export function identify(
 
   const sent = readAuthorization(authorization);
   // Looked up by hash, so that the time taken tells nothing of how much of a guess was right.
-  const token = sent && directory.byTokenHash(createHash('sha256').update(sent.token).digest('hex'));
+  const token = sent && directory.byTokenHash(hash('sha256', sent.token, 'hex'));
   const agent = token && reference.agents.get(token.agentId);
   if (!agent || (sent.login !== null && sent.login !== agent.agentId.toString())) return unauthorized;
   if (agent.blocked) return { ok: false, error: 'agent_blocked', agent };

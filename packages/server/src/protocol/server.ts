@@ -49,6 +49,7 @@ const silenceMsMax = 150_000;
 const keepAliveMs = 72_000;
 const idleSweepMs = 50;
 const retryAfterS = 5;
+const jsonType = 'application/json; charset=utf-8';
 
 /**
  * The agents' server: six methods under `/api/v20`, `GET /healthz`, plain errors for all else. Not listening yet, so that
@@ -90,7 +91,7 @@ export function buildServer(parts: ServerParts): FastifyInstance {
     return sendHttpError(error, request, reply);
   });
   app.get('/healthz', async (_request, reply) => {
-    reply.header('content-type', 'application/json; charset=utf-8');
+    reply.header('content-type', jsonType);
     return '{"status":"ok"}';
   });
   app.register(async (api) => serveProtocol(api, parts));
@@ -139,8 +140,7 @@ function serveProtocol(api: FastifyInstance, parts: ServerParts): void {
     const answer = caller.ok ? await answerTo(name, method, caller.agent, request, reply, body) : null;
     // Asked only now: the server may have begun to close while the answer was made.
     if (closing) reply.header('connection', 'close');
-    if (answer) await sendAnswer(answer, request, reply);
-    else if (!caller.ok) sendError(reply, caller.error, agent?.language);
+    if (!caller.ok) sendError(reply, caller.error, agent?.language);
     const ms = Math.round((performance.now() - startedMs) * 10) / 10;
     const facts = {
       reqId: request.id,
@@ -149,7 +149,11 @@ function serveProtocol(api: FastifyInstance, parts: ServerParts): void {
       agentId: agent?.agentId.toString(),
     };
     logger.debug({ ...facts, status: reply.statusCode, code: answer?.code, ms }, 'answered');
-    return reply;
+    if (!answer) return reply;
+    reply.header('content-type', jsonType);
+    if (!answer.gzipped || !acceptsGzip(request)) return answer.body;
+    reply.header('content-encoding', 'gzip');
+    return answer.gzipped();
   };
 
   const answerTo = async (
@@ -197,13 +201,6 @@ function serveProtocol(api: FastifyInstance, parts: ServerParts): void {
   }
 }
 
-async function sendAnswer(answer: Answer, request: FastifyRequest, reply: FastifyReply): Promise<void> {
-  reply.header('content-type', 'application/json; charset=utf-8');
-  if (answer.gzipped && acceptsGzip(request)) {
-    reply.header('content-encoding', 'gzip').send(await answer.gzipped());
-  } else reply.send(answer.body);
-}
-
 function acceptsGzip(request: FastifyRequest): boolean {
   const accepted = String(request.headers['accept-encoding'] ?? '');
   return /\bgzip\b(?!\s*;\s*q=0(\.0*)?\s*(,|$))/i.test(accepted);
@@ -234,10 +231,7 @@ function sendHttpError(error: unknown, request: FastifyRequest, reply: FastifyRe
   if (statusCode !== undefined && statusCode >= 400 && statusCode < 500)
     return refuse(request, reply, 'malformed_http');
   logFailure(request.log, error, request.id, request.routeOptions.url ?? '', undefined);
-  reply
-    .code(503)
-    .header('retry-after', retryAfterS)
-    .header('content-type', 'application/json; charset=utf-8');
+  reply.code(503).header('retry-after', retryAfterS).header('content-type', jsonType);
   return reply.send(renderCode(1, null, 'ru'));
 }
 
@@ -246,10 +240,7 @@ function sendError(reply: FastifyReply, error: HttpError, language: Language = '
   const { status } = httpErrors[error];
   if (status === 401)
     reply.header('www-authenticate', 'Bearer realm="tolem", Basic realm="tolem", charset="UTF-8"');
-  return reply
-    .code(status)
-    .header('content-type', 'application/json; charset=utf-8')
-    .send(errorBody(error, language));
+  return reply.code(status).header('content-type', jsonType).send(errorBody(error, language));
 }
 
 function errorBody(error: HttpError, language: Language): string {
@@ -272,7 +263,7 @@ function clientErrorHandler(error: Error & { code?: string }, socket: Socket): v
   const body = errorBody(key, 'ru');
   socket.end(
     `HTTP/1.1 ${status} ${STATUS_CODES[status]}\r\nConnection: close\r\n` +
-      `Content-Type: application/json; charset=utf-8\r\nContent-Length: ${Buffer.byteLength(body)}\r\n\r\n${body}`,
+      `Content-Type: ${jsonType}\r\nContent-Length: ${Buffer.byteLength(body)}\r\n\r\n${body}`,
   );
 }
 
