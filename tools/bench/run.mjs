@@ -6,7 +6,16 @@
  * same server before and after, and every figure is given as a ratio to it as well.
  */
 import { execFile, spawn } from 'node:child_process';
-import { chmodSync, existsSync, mkdirSync, mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import {
+  chmodSync,
+  existsSync,
+  mkdirSync,
+  mkdtempSync,
+  readdirSync,
+  readFileSync,
+  rmSync,
+  writeFileSync,
+} from 'node:fs';
 import { cpus, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
@@ -133,6 +142,8 @@ async function bench() {
     step(`${name}, ${facts.connections} connection(s)`);
     const memory = watchMemory(centre.pid);
     const from = await report(centre);
+    const cpuFrom = cpuSeconds(centre.pid);
+    const databaseFrom = databaseCpuSeconds();
     const result = JSON.parse(
       (
         await run(process.execPath, [
@@ -143,6 +154,8 @@ async function bench() {
     );
     firstId = BigInt(result.lastId) + 1n;
     const to = await report(centre);
+    const spent = cpuSeconds(centre.pid) - cpuFrom;
+    const spentByDatabase = databaseCpuSeconds() - databaseFrom;
     const row = {
       name,
       connections: facts.connections,
@@ -150,6 +163,9 @@ async function bench() {
       acceptBatch: mean(from, to, 'accept'),
       settleBatch: mean(from, to, 'settle'),
       memoryMiB: memory(),
+      // The warm-up included, so per answer of the whole run.
+      cpuMicros: Math.round((spent * 1e6) / result.total),
+      databaseCpuMicros: Math.round((spentByDatabase * 1e6) / result.total),
     };
     table.push(row);
     return row;
@@ -202,6 +218,8 @@ function print(result) {
     ['batch 1', (row) => row.acceptBatch?.toFixed(1) ?? '-'],
     ['batch 2', (row) => row.settleBatch?.toFixed(1) ?? '-'],
     ['MiB', (row) => row.memoryMiB ?? '-'],
+    ['cpu us', (row) => row.cpuMicros],
+    ['db us', (row) => row.databaseCpuMicros],
     [
       'codes',
       (row) =>
@@ -222,7 +240,9 @@ function print(result) {
     console.log(
       line
         .map((cell, index) =>
-          index === 0 || index === 9 ? cell.padEnd(widths[index]) : cell.padStart(widths[index]),
+          index === 0 || index === columns.length - 1
+            ? cell.padEnd(widths[index])
+            : cell.padStart(widths[index]),
         )
         .join('  ')
         .trimEnd(),
@@ -314,6 +334,33 @@ function watchMemory(pid) {
     clearInterval(timer);
     return mib(largest);
   };
+}
+
+/** User and system time of a process, from Linux's /proc; 0 elsewhere. */
+function cpuSeconds(pid) {
+  try {
+    const fields = readFileSync(`/proc/${pid}/stat`, 'utf8')
+      .replace(/^.*\) /, '')
+      .split(' ');
+    return (Number(fields[11]) + Number(fields[12])) / 100;
+  } catch {
+    return 0;
+  }
+}
+
+/** Of the sessions that live now; those of the lanes live as long as the centre. */
+function databaseCpuSeconds() {
+  if (!existsSync('/proc')) return 0;
+  let sum = 0;
+  for (const pid of readdirSync('/proc').filter((each) => /^\d+$/.test(each))) {
+    try {
+      const isSession = /^postgres: tolem_owner tolem /.test(readFileSync(`/proc/${pid}/cmdline`, 'utf8'));
+      if (isSession) sum += cpuSeconds(pid);
+    } catch {
+      // It ended while we looked.
+    }
+  }
+  return sum;
 }
 
 function mib(bytes) {

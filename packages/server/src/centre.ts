@@ -61,7 +61,8 @@ export function startCentre(parts: CentreParts): Centre {
     options: `${parts.connection.options ?? ''} -c plan_cache_mode=force_custom_plan`,
   };
   const sender = createSender({ providers: () => reference().providers, connectors, log });
-  const leaseMs = () => leaseMsFor(queueMsMax, Math.max(...[...reference().providers.keys()].map(callMsMax)));
+  const leaseMs = () =>
+    leaseMsFor(queueMsMax, Math.max(0, ...[...reference().providers.keys()].map(callMsMax)));
   const callMsMax = (providerId: string) => {
     try {
       return sender.callMsMax(providerId);

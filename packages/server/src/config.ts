@@ -229,7 +229,7 @@ export const settings = {
   smtpUrl: optional(
     'TOLEM_SMTP_URL',
     smtpUrl,
-    'Mail server for notifications; absent: no mail is sent.',
+    'Mail server for notifications; absent: mails are written to files in the data directory.',
     true,
   ),
   mailFrom: optional('TOLEM_MAIL_FROM', mailbox, 'Sender of notifications.'),

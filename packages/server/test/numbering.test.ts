@@ -175,6 +175,23 @@ describe('imports', () => {
     await other.end();
   });
 
+  it('take the time that the file needs, where the connection allows less to ordinary queries', async () => {
+    const { options } = database.appOptions;
+    const hasty = {
+      ...database.appOptions,
+      query_timeout: 1000,
+      options: `${options} -c statement_timeout=800`,
+    };
+    const other = await openClient(hasty);
+    await owner.query('begin');
+    await owner.query('lock table numbering_prefixes');
+    const importing = importPrefixes(other, await csv('777,P1\n'), 'operator');
+    await new Promise((done) => setTimeout(done, 1500));
+    await owner.query('rollback');
+    expect((await importing).rows).toBe(1);
+    await other.end();
+  });
+
   it('leave an audit row that says who, what and how much', async () => {
     const { generation } = await ported('phone,service_id\n7771111111,P2\n7771111112,P2\n');
     const { rows } = await owner.query(

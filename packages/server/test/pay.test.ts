@@ -466,6 +466,16 @@ describe('fees and rewards', () => {
       ['fee', 'clearing:KZT', 'income:KZT', 200n],
       ['reward', 'income:KZT', 'reward:4', 100n],
     ]);
+    await reverse(centre.pool, transactionId!, 'agreed', 'op');
+    expect(await centre.available()).toBe(before);
+    const sums = await centre.owner.query(
+      `select account, sum(amount)::bigint as sum from (
+         select debit_account as account, -amount_minor as amount from transfers where operation_id = $1
+         union all select credit_account, amount_minor from transfers where operation_id = $1) t
+       group by account having sum(amount) <> 0`,
+      [transactionId],
+    );
+    expect(sums.rows).toEqual([]);
     await centre.owner.query('update tariff_lines set fee_ppm = 0, reward_ppm = 0');
     await centre.watch.refresh();
   });

@@ -476,6 +476,23 @@ describe('verify', () => {
     expect(problems[99]!.object).toBe('transfer 100, leg 1');
   });
 
+  it('takes the time that the books need, where the connection allows less to ordinary queries', async () => {
+    const { options } = database.appOptions;
+    const hasty = {
+      ...database.appOptions,
+      query_timeout: 1000,
+      options: `${options} -c statement_timeout=800`,
+    };
+    const app = await openClient(hasty);
+    await owner.query('begin');
+    await owner.query('lock table transfers');
+    const verifying = verify(app);
+    await new Promise((done) => setTimeout(done, 1500));
+    await owner.query('rollback');
+    expect((await verifying).ok).toBe(true);
+    await app.end();
+  });
+
   it('compares every payment and transfer, whatever number of steps that takes', async () => {
     await owner.query('begin isolation level repeatable read');
     try {

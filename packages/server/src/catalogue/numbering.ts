@@ -48,6 +48,7 @@ const ported: Plan = {
   readKey: nationalNumber,
 };
 
+const importMsMax = 1_800_000;
 const progressEveryRows = 50_000;
 const lineLengthMax = 300;
 const copyChunkLength = 64 * 1024;
@@ -136,7 +137,10 @@ async function copyIn(
     yield chunk;
   }
 
-  const copy = tx.query(copyFrom(`copy ${plan.table} (${plan.column}, generation, service_id) from stdin`));
+  // A file takes as long as it takes, within reason: ordinary statements of the connection may be bounded closer.
+  await tx.query(`set local statement_timeout = ${importMsMax}`);
+  const stream = copyFrom(`copy ${plan.table} (${plan.column}, generation, service_id) from stdin`);
+  const copy = tx.query(Object.assign(stream, { query_timeout: importMsMax }));
   try {
     await pipeline(Readable.from(copyText(), { objectMode: false }), copy);
   } catch (error) {

@@ -29,6 +29,9 @@ export const problemsMax = 100;
 /** Payments compared with their transfers at a time: bounds memory and temporary files however many there are. */
 const paymentsPerStep = 50_000;
 
+/** The longest that one pass over a whole table may take. */
+const passMsMax = 3_600_000;
+
 /** A process may hold an outcome between two commits; a payment nobody looks after for longer than this is lost. */
 const unattendedMinutesMax = 10;
 
@@ -55,12 +58,13 @@ type Found = AsyncGenerator<Problem, void>;
 
 /**
  * Checks every agent, payment, movement, transfer and waiting row. `onProgress` is told how many payments are done.
- * Needs the owner's connection or another without time-outs, and no transaction on it; holds one REPEATABLE READ
- * snapshot until it returns, about half a minute for a million payments.
+ * Needs a connection that is not in a transaction; holds one REPEATABLE READ snapshot until it returns, about half a
+ * minute for a million payments.
  */
 export async function verify(db: Database, onProgress?: (paymentsDone: bigint) => void): Promise<Verified> {
   return inTransaction(db, async (client) => {
     await client.query('set transaction isolation level repeatable read, read only');
+    await client.query(`set local statement_timeout = ${passMsMax}`);
     // Each step sorts and hashes in memory; compiling its plan would cost more than running it.
     await client.query(`set local work_mem = '64MB'`);
     await client.query('set local jit = off');
@@ -79,7 +83,8 @@ async function* allProblems(
   counts: { payments: bigint; transfers: bigint; agents: bigint },
   onProgress?: (paymentsDone: bigint) => void,
 ): Found {
-  const { rows } = await db.query(
+  const { rows } = await pass<typeof counts>(
+    db,
     'select (select count(*) from transfers) as transfers, (select count(*) from agents) as agents',
   );
   Object.assign(counts, rows[0]);
@@ -100,6 +105,12 @@ async function* allProblems(
     onProgress?.(counts.payments);
     after = last;
   }
+}
+
+/** A query over a whole table, beyond the time-out that the connection sets for ordinary ones. */
+function pass<R extends pg.QueryResultRow>(db: pg.ClientBase, text: string, values: unknown[] = []) {
+  const query = { text, values, query_timeout: passMsMax };
+  return db.query<R>(query);
 }
 
 /** What makes two payments with one id, or a leg twice, impossible is a key; here it is seen to be there. */
@@ -127,7 +138,8 @@ async function* keyProblems(db: pg.ClientBase): Found {
       found: 'none',
     };
   }
-  const twice = await db.query<{ agent: bigint; id: bigint; ids: bigint[] }>(
+  const twice = await pass<{ agent: bigint; id: bigint; ids: bigint[] }>(
+    db,
     `select agent_id as agent, agent_transaction_id as id, array_agg(id order by id) as ids
      from payments group by 1, 2 having count(*) > 1 limit $1`,
     [problemsMax],
@@ -144,7 +156,7 @@ async function* keyProblems(db: pg.ClientBase): Found {
 
 /** Kept balances and the clearing accounts against the sums of all transfers: one pass over them. */
 async function* balanceProblems(db: pg.ClientBase): Found {
-  const { rows } = await db.query<{
+  const { rows } = await pass<{
     account: string;
     shard: number;
     currency: string | null;
@@ -154,6 +166,7 @@ async function* balanceProblems(db: pg.ClientBase): Found {
     limit: bigint | null;
     known: boolean;
   }>(
+    db,
     `with pairs as materialized (
        select shard, debit_account, credit_account, currency, sum(amount_minor) as total
        from transfers group by shard, debit_account, credit_account, currency
@@ -364,7 +377,8 @@ async function* transferProblems(db: pg.ClientBase, after: bigint, last: bigint 
          (2, 'void', $5::integer, 'clearing:' || currency, 'agent:' || agent_id, amount_to_minor + fee_minor),
          (5, 'reversal', $6::integer, 'provider:' || coalesce(provider_id, '?') || ':' || currency, 'agent:' || agent_id,
            amount_to_minor),
-         (6, 'fee_reversal', $6::integer, 'income:' || currency, 'agent:' || agent_id, fee_minor)
+         (6, 'fee_reversal', $6::integer, 'income:' || currency, 'agent:' || agent_id, fee_minor),
+         (7, 'reward_reversal', $6::integer, 'reward:' || agent_id, 'income:' || currency, reward_minor)
        ) as l (leg, kind, states, debit, credit, amount)
        where (1 << p.state) & l.states <> 0 and l.amount > 0
          -- A refusal moved nothing, or what was held went back.

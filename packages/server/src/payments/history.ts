@@ -305,6 +305,7 @@ const transferWords: Readonly<Record<string, string>> = {
   void: 'What was held went back to the agent',
   reversal: 'Reversed to the agent',
   fee_reversal: 'Fee reversed to the agent',
+  reward_reversal: 'Reward taken back',
 };
 
 function transferEntry({ at, kind, debit, credit, amountMinor, currency }: TransferRow): HistoryEntry {

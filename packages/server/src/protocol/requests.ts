@@ -210,18 +210,17 @@ function isLonger(text: string, lengthMax: number): boolean {
   return text.length > lengthMax && [...text].length > lengthMax;
 }
 
-const datePattern = /^(\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d)(?:\.\d{1,9})?(?:(Z)|([+-])(0\d|1[0-4]):([0-5]\d))?$/;
+const datePattern =
+  /^((\d{4})-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])T(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d)(?:\.\d{1,9})?(Z|[+-](?:0\d|1[0-4]):[0-5]\d)?$/;
 
 /** To `YYYY-MM-DDThh:mm:ss`; null unless it is a real date of the years 1 to 9999. */
 function readDate(text: string, localTime: LocalTime): string | null {
   const match = datePattern.exec(text);
   if (!match) return null;
-  const [, stamp, utc, sign, hours, minutes] = match;
-  const asUtc = new Date(`${stamp}Z`);
-  // A day that does not exist is read as another one or not at all.
-  if (Number.isNaN(asUtc.getTime()) || !asUtc.toISOString().startsWith(`${stamp}.`)) return null;
-  const offsetMs = (sign === '-' ? -60_000 : 60_000) * (Number(hours) * 60 + Number(minutes));
-  const local =
-    utc || sign ? localTime(new Date(asUtc.getTime() - (utc ? 0 : offsetMs))).slice(0, -4) : stamp!;
+  const [, stamp, year, month, day, offset] = match;
+  // The calendar repeats every 400 years, and years below 100 mean other ones to Date.UTC.
+  const lastDay = new Date(Date.UTC(2000 + (Number(year) % 400), Number(month), 0)).getUTCDate();
+  if (Number(day) > lastDay) return null;
+  const local = offset === undefined ? stamp! : localTime(new Date(stamp! + offset)).slice(0, -4);
   return local.length === 19 && !local.startsWith('0000') ? local : null;
 }

@@ -141,14 +141,16 @@ function serveProtocol(api: FastifyInstance, parts: ServerParts): void {
     // Asked only now: the server may have begun to close while the answer was made.
     if (closing) reply.header('connection', 'close');
     if (!caller.ok) sendError(reply, caller.error, agent?.language);
-    const ms = Math.round((performance.now() - startedMs) * 10) / 10;
     const facts = {
       reqId: request.id,
       method: request.method,
       route: name,
       agentId: agent?.agentId.toString(),
+      status: reply.statusCode,
+      code: answer?.code,
+      ms: Math.round((performance.now() - startedMs) * 10) / 10,
     };
-    logger.debug({ ...facts, status: reply.statusCode, code: answer?.code, ms }, 'answered');
+    logger.debug(facts, 'answered');
     if (!answer) return reply;
     reply.header('content-type', jsonType);
     if (!answer.gzipped || !acceptsGzip(request)) return answer.body;

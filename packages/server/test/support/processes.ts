@@ -264,7 +264,7 @@ export async function openScene(options: SceneOptions) {
   const client = await openClient(adminOptions);
   await loadDemo(client, { sandboxUrl: sandbox.url });
   await client.query('update providers set settings = settings || $1', [
-    { answerMsMax: 2000, notFoundTrustedAfterMs: 1000, ...options.provider },
+    { connectTimeoutMs: 500, answerMsMax: 1500, notFoundTrustedAfterMs: 1000, ...options.provider },
   ]);
   const callers = await hire(client, options.agents, options.fundsMinor);
   await client.end();
