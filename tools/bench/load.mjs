@@ -15,6 +15,7 @@ const statuses = {};
 let counting = false;
 let answered = 0;
 let failures = 0;
+let total = 0;
 // Latencies in a histogram of 0.1 ms up to 20 s: a list of millions would be measured along.
 const histogram = new Uint32Array(200_000);
 let ending = false;
@@ -53,6 +54,7 @@ function drive(index) {
       const lengthAt = buffer.search(/content-length: /i);
       const length = Number.parseInt(buffer.slice(lengthAt + 16, lengthAt + 26), 10);
       if (buffer.length < headEnd + 4 + length) return;
+      total += 1;
       if (counting) {
         answered += 1;
         const tenths = Math.min(Math.floor((performance.now() - sentAt) * 10), histogram.length - 1);
@@ -98,6 +100,7 @@ console.log(
     p50Ms: percentile(0.5),
     p99Ms: percentile(0.99),
     answered,
+    total,
     failures,
     codes,
     statuses,

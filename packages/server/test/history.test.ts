@@ -365,13 +365,14 @@ describe('the history', () => {
     const event = { kind: 'reversed', data: { operator: 'operator', evidence: 'letter 12' } };
     await settle(id, State.reversed, { from: State.succeeded, event });
     const entries = await paymentHistory(app, id);
-    expect(kinds(entries).slice(-4)).toEqual(['final', 'reversed', 'transfer', 'transfer']);
+    expect(kinds(entries).slice(-5)).toEqual(['final', 'reversed', 'transfer', 'transfer', 'transfer']);
     expect(entries.find(({ kind }) => kind === 'final')!.text).toBe('Final: succeeded with code 0, OK.');
     expect(texts(entries)).toContain('Reversed with the agreement of the provider by operator: letter 12.');
     expect(texts(entries)).toContain(
       'Reversed to the agent: 200.00 KZT from provider:sandbox:KZT to agent:4.',
     );
     expect(texts(entries)).toContain('Fee reversed to the agent: 1.50 KZT from income:KZT to agent:4.');
+    expect(texts(entries)).toContain('Reward taken back: 0.50 KZT from reward:4 to income:KZT.');
   });
 
   it('begins with the inquiry for the same id', async () => {

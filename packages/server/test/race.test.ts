@@ -11,7 +11,7 @@ let scene: Scene;
 let ports: number[];
 beforeAll(async () => {
   scene = await openScene({
-    agents: 4,
+    agents: 5,
     fundsMinor: 1_000_000_00n,
     sandbox: { delayMs: 30, slowMs: 7000 },
     provider: { answerMsMax: 8000 },
@@ -156,6 +156,30 @@ describe.each(['SIGTERM', 'SIGINT'] as const)('on %s', (signal) => {
     await Promise.all([...clients, other].map((client) => client.destroy()));
   }, 120_000);
 });
+
+test('a process that was stopped beyond its lease sends nothing when it wakes: the other has done its work', async () => {
+  const caller = scene.callers[4]!;
+  const server = scene.start({ port: 0 });
+  const port = Number(new URL(await server.ready).port);
+  const bodies = Array.from({ length: 200 }, (_, index) => bodyOf(BigInt(index + 1), '3.00'));
+  const clients = bodies.map(() => connect(port));
+  const asked = clients.map((client, index) =>
+    ask(client, caller.token, bodies[index]!).catch((error: Error) => error),
+  );
+  await untilAccepted(caller, 60);
+  server.signal('SIGSTOP');
+  const other = connect(ports[0]!);
+  const ends = await Promise.all(bodies.map((body) => repeat(other, caller, body)));
+  expect(count(ends, 0)).toBe(bodies.length);
+  server.signal('SIGCONT');
+  const late = await Promise.all(asked);
+  for (const reply of late) expect(reply).toMatchObject({ httpStatus: expect.any(Number) });
+  await sleep(1000);
+  expect([...(await executionsOf(caller)).values()]).toEqual(bodies.map(() => 1));
+  server.signal('SIGTERM');
+  expect(await server.ended).toEqual({ code: 0, signal: null });
+  await Promise.all([...clients, other].map((client) => client.destroy()));
+}, 120_000);
 
 async function untilAccepted(caller: Caller, payments: number): Promise<void> {
   for (let i = 0; i < 1000; i += 1) {

@@ -112,7 +112,7 @@ describe('verify', () => {
     const progress: bigint[] = [];
     expect(await verify(owner, (done) => progress.push(done))).toEqual({
       ok: true,
-      counts: { payments: 9n, transfers: 19n, agents: 3n },
+      counts: { payments: 9n, transfers: 20n, agents: 3n },
       problems: [],
     });
     expect(progress).toEqual([9n]);
@@ -273,6 +273,13 @@ describe('verify', () => {
       'delete from transfers where operation_id = {reversed} and leg = 6',
       'payment {reversed}, reversed, leg 6',
       'fee_reversal of 1.50 KZT from income:KZT to agent:4',
+      'no transfer',
+    ],
+    [
+      'a reversal that left the reward',
+      'delete from transfers where operation_id = {reversed} and leg = 7',
+      'payment {reversed}, reversed, leg 7',
+      'reward_reversal of 0.50 KZT from reward:4 to income:KZT',
       'no transfer',
     ],
     ...(['funds:awaiting_funds', 'terms:awaiting_terms'] as const).map((name): (typeof cases)[number] => {

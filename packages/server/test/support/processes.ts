@@ -2,7 +2,7 @@
  * Real processes for the tests that kill: servers of the built code, the sandbox provider, PostgreSQL with fsync on.
  * Whatever is started here is ended by its number when the test ends, however it ends.
  */
-import { type ChildProcess, execFileSync, spawn } from 'node:child_process';
+import { type ChildProcess, execFileSync, spawn, type StdioOptions } from 'node:child_process';
 import { once } from 'node:events';
 import {
   cpSync,
@@ -10,13 +10,12 @@ import {
   mkdirSync,
   readdirSync,
   readFileSync,
-  realpathSync,
   rmSync,
   statSync,
   symlinkSync,
   writeFileSync,
 } from 'node:fs';
-import { createServer } from 'node:net';
+import { createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
@@ -34,23 +33,56 @@ import { sqlDirectory, temporaryDirectory } from './database.js';
 const packageDir = join(import.meta.dirname, '../..');
 const rootDir = join(packageDir, '../..');
 
-const running = new Set<ChildProcess>();
-const directories = new Set<string>();
+/**
+ * A process that outlives this one, however that ends: it kills the numbers and removes the directories, with the
+ * PostgreSQL in them, that are on its list by then.
+ */
+const guard = spawn(
+  process.execPath,
+  [
+    '-e',
+    `const { readFileSync, rmSync } = require('node:fs');
+    const list = new Set();
+    let text = '';
+    process.stdin.setEncoding('utf8').on('data', (chunk) => {
+      const lines = (text + chunk).split('\\n');
+      text = lines.pop();
+      for (const line of lines) list[line[0] === '+' ? 'add' : 'delete'](line.slice(1));
+    });
+    process.stdin.on('end', () => {
+      const directories = [...list].filter((each) => each.startsWith('/'));
+      const pidIn = (directory) => {
+        try {
+          return readFileSync(directory + '/postgres/cluster/postmaster.pid', 'utf8').split('\\n')[0];
+        } catch {}
+      };
+      for (const pid of [...list, ...directories.map(pidIn)]) {
+        try {
+          if (Number(pid) > 1) process.kill(Number(pid), 'SIGKILL');
+        } catch {}
+      }
+      const remove = (path) => rmSync(path, { recursive: true, force: true, maxRetries: 10, retryDelay: 200 });
+      setTimeout(() => directories.forEach(remove), 500);
+    });`,
+  ],
+  { detached: true, stdio: ['pipe', 'ignore', 'ignore'] },
+);
+guard.unref();
+(guard.stdin as Socket).unref();
 
-process.on('exit', () => {
-  for (const child of running) child.kill('SIGKILL');
-  for (const directory of directories) {
-    killPostgres(directory, 'SIGQUIT');
-    removeDirectory(directory);
-  }
-});
+function guarded(child: ChildProcess): ChildProcess {
+  guard.stdin!.write(`+${child.pid}\n`);
+  child.once('exit', () => guard.stdin!.write(`-${child.pid}\n`));
+  return child;
+}
 
-function removeDirectory(directory: string): void {
-  const link = join(directory, 'postgres');
-  if (existsSync(link))
-    rmSync(realpathSync(link), { recursive: true, force: true, maxRetries: 10, retryDelay: 100 });
-  rmSync(directory, { recursive: true, force: true, maxRetries: 10, retryDelay: 100 });
-  directories.delete(directory);
+const runs = (child: ChildProcess) => child.exitCode === null && child.signalCode === null;
+
+/** For PostgreSQL and other files of a test. */
+function guardedDirectory(): string {
+  const path = temporaryDirectory();
+  guard.stdin!.write(`+${path}\n`);
+  return path;
 }
 
 /** The postmaster of the cluster in a data directory; null when none runs. */
@@ -65,11 +97,6 @@ export function postmasterOf(dataDir: string): number | null {
   } catch {
     return null;
   }
-}
-
-function killPostgres(dataDir: string, signal: NodeJS.Signals): void {
-  const pid = postmasterOf(dataDir);
-  if (pid !== null) process.kill(pid, signal);
 }
 
 /** Builds the server where a source is younger than the last build. Throws what the compiler says. */
@@ -92,8 +119,7 @@ export interface Change {
 /** A copy of the built server with changes, each of which must fit in exactly one place. Answers its package directory. */
 export function brokenBuild(changes: readonly Change[]): string {
   ensureBuilt();
-  const root = temporaryDirectory();
-  directories.add(root);
+  const root = guardedDirectory();
   const copy = join(root, 'packages/server');
   mkdirSync(copy, { recursive: true });
   symlinkSync(join(rootDir, 'node_modules'), join(root, 'node_modules'));
@@ -122,19 +148,16 @@ export interface Server {
 
 function startServer(env: Readonly<Record<string, string>>, directory: string): Server {
   const inherited = Object.entries(process.env).filter(([name]) => !/^(TOLEM_|VITEST|NODE_)/.test(name));
-  const child = spawn(process.execPath, [join(directory, 'bin/serve.mjs')], {
+  const options = {
     env: { ...Object.fromEntries(inherited), ...env },
-    stdio: ['ignore', 'pipe', 'pipe', 'ipc'],
+    stdio: ['ignore', 'pipe', 'pipe', 'ipc'] as StdioOptions,
     detached: true,
-  });
-  running.add(child);
+  };
+  const child = guarded(spawn(process.execPath, [join(directory, 'bin/serve.mjs')], options));
   let said = '';
   for (const stream of [child.stdout!, child.stderr!])
     stream.on('data', (chunk) => (said = (said + chunk).slice(-8000)));
-  const ended = once(child, 'exit').then(([code, signal]) => {
-    running.delete(child);
-    return { code, signal };
-  });
+  const ended = once(child, 'exit').then(([code, signal]) => ({ code, signal }));
   const ready = new Promise<string>((resolve, reject) => {
     child.on('message', (message) => {
       const { baseUrl } = message as { baseUrl?: string };
@@ -152,7 +175,7 @@ function startServer(env: Readonly<Record<string, string>>, directory: string): 
     ended,
     said: () => said,
     signal(name) {
-      if (running.has(child)) process.kill(-child.pid!, name);
+      if (runs(child)) process.kill(-child.pid!, name);
     },
   };
 }
@@ -168,11 +191,10 @@ async function startSandbox(dataDir: string, times: SandboxTimes) {
     ...['--port', '0', '--data-dir', dataDir, '--with-parent', '--delay-ms', String(times.delayMs)],
     ...['--settle-ms', String(times.settleMs), '--slow-ms', String(times.slowMs)],
   ];
-  const child = spawn(process.execPath, [join(packageDir, 'dist/providers/sandbox/main.js'), ...args], {
-    stdio: ['ignore', 'pipe', 'inherit', 'ipc'],
-  });
-  running.add(child);
-  const ended = once(child, 'exit').then(() => running.delete(child));
+  const program = join(packageDir, 'dist/providers/sandbox/main.js');
+  const stdio: StdioOptions = ['ignore', 'pipe', 'inherit', 'ipc'];
+  const child = guarded(spawn(process.execPath, [program, ...args], { stdio }));
+  const ended = once(child, 'exit');
   let said = '';
   for await (const chunk of child.stdout!) {
     said += chunk;
@@ -182,7 +204,7 @@ async function startSandbox(dataDir: string, times: SandboxTimes) {
   if (!url) throw new Error(`the sandbox provider did not start: ${said}`);
   return {
     url,
-    alive: () => running.has(child),
+    alive: () => runs(child),
     registry: async () => (await (await fetch(`${url}/registry`)).json()) as RegistryRow[],
     async stop() {
       child.kill('SIGKILL');
@@ -249,8 +271,7 @@ export type Scene = Awaited<ReturnType<typeof openScene>>;
 /** Everything around the servers of one test: a database with the demo catalogue and agents, and a sandbox provider. */
 export async function openScene(options: SceneOptions) {
   ensureBuilt();
-  const dataDir = temporaryDirectory();
-  directories.add(dataDir);
+  const dataDir = guardedDirectory();
   const postgres = await ensurePostgres({ dataDir });
   const adminOptions = connectOptions(postgres.connection, { name: 'test', role: 'owner' });
   const appOptions = connectOptions(postgres.connection, { name: 'test', role: 'app' });
@@ -304,11 +325,12 @@ export async function openScene(options: SceneOptions) {
       await Promise.all([...servers].map((server) => server.ended));
       for (const each of [owner, pool]) if (!each.ended) await each.end();
       await sandbox.stop();
-      if (options.embedded) {
-        killPostgres(dataDir, 'SIGQUIT');
-        for (let i = 0; i < 100 && postmasterOf(dataDir) !== null; i += 1) await sleep(50);
-      } else await postgres.stop();
-      removeDirectory(dataDir);
+      await postgres.stop();
+      const pid = postmasterOf(dataDir);
+      if (pid !== null) process.kill(pid, 'SIGQUIT');
+      for (let i = 0; i < 100 && postmasterOf(dataDir) !== null; i += 1) await sleep(50);
+      rmSync(dataDir, { recursive: true, force: true, maxRetries: 10, retryDelay: 100 });
+      guard.stdin!.write(`-${dataDir}\n`);
     },
   };
 }
