@@ -287,6 +287,9 @@ describe('the ladder of a payment', () => {
     ],
     ['maintenance is 8', 8, decide({ state: 'maintenance' })],
     ['an account against its pattern is 4', 4, decide({}, { account: '77' })],
+    ['an account of 201 characters is 4', 4, decide({ inputs: [] }, { account: '😀'.repeat(201) })],
+    ['an account of 200 characters', 1, decide({ inputs: [] }, { account: '😀'.repeat(200) })],
+    ['an account with a control character is 4', 4, decide({ inputs: [] }, { account: '777\u0085' })],
     ['an input that is missing is 202', 202, decide({ inputs: [field('ev_order', /^\d+$/)] })],
     [
       'an input against its pattern is 202',

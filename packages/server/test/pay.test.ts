@@ -137,6 +137,15 @@ describe('the same id again', () => {
     await centre.watch.refresh();
   });
 
+  test('an account too long is 4, kept like every refusal, and the id is taken', async () => {
+    const request = payRequest({ account: '7'.repeat(5000) });
+    const answer = await centre.pay(request);
+    expect(answer.code).toBe(4);
+    expect(await centre.pay(request)).toEqual(answer);
+    expect((await centre.pay({ ...request, account: '7'.repeat(5001) })).code).toBe(215);
+    expect((await centre.payment(request.agentTransactionId)).account).toHaveLength(200);
+  });
+
   test('100 at once, over two processes: one provider call, one debit, one transactionId', async () => {
     const second = await centre.start();
     const request = payRequest();

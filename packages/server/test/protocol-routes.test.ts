@@ -253,13 +253,6 @@ describe('an answer', () => {
       expect((await post('pay', whole)).text).toContain(`"agentTransactionId":${digits}}`);
     },
   );
-
-  test('of code 4 to an account too long names no payment', async () => {
-    const { post, useCases } = edge();
-    const reply = await post('pay', payBody({ account: '7'.repeat(201) }));
-    expect(JSON.parse(reply.text)).toMatchObject({ result: 4, agentTransactionId: 1233355 });
-    expect(useCases.asked).toEqual([]);
-  });
 });
 
 describe('the catalogue', () => {

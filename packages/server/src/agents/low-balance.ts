@@ -26,10 +26,10 @@ const restAfterFailureMs = 600_000;
 const restingAgents = new Map<bigint, number>();
 
 /**
- * Sends one mail to each agent whose balance has crossed its threshold since it was last told, however often it has, and
- * answers how many were sent. Any number of processes may look at once. A crossing is claimed and committed before its
- * mail leaves, so a crash between the two loses the mail and never doubles it; a mail that fails is put back and tried
- * again ten minutes later.
+ * Sends one mail to each agent whose balance has crossed its threshold since it was last told, however often it has,
+ * and answers how many were sent. Any number of processes may look at once. A crossing is claimed and committed before
+ * its mail leaves, so a crash between the two loses the mail and never doubles it; a mail that fails is put back and
+ * tried again ten minutes later.
  */
 export async function tellLowBalances(
   db: Queryable,

@@ -55,8 +55,8 @@ const copyChunkLength = 64 * 1024;
 const pagesPerDeletion = 1000;
 
 /**
- * Replaces the prefixes by those of a CSV file `prefix,service_id` (UTF-8; header, CRLF, quotes and blank lines may be).
- * Refuses a malformed or repeated line by its number and an unknown service; then nothing is changed.
+ * Replaces the prefixes by those of a CSV file `prefix,service_id` (UTF-8; header, CRLF, quotes and blank lines may
+ * be). Refuses a malformed or repeated line by its number and an unknown service; then nothing is changed.
  */
 export function importPrefixes(
   client: Database,
@@ -245,11 +245,14 @@ function nationalNumber(text: string): string | null {
   return /^(?:\+7|[78])?(\d{10})$/.exec(text.replace(/[\s()[\]\u2010-\u2015-]/g, ''))?.[1] ?? null;
 }
 
-/** The service of the operator that serves a number: a ported number first, then the longest prefix. One query by index. */
+/**
+ * The service of the operator that serves a number: a ported number first, then the longest prefix. One query by index.
+ */
 export async function lookUp(db: Queryable, phoneNumber: string): Promise<LookedUp> {
   const number = nationalNumber(phoneNumber);
   if (number === null) return { kind: 'malformed' };
-  // Without a name, so that it is planned each time: a plan kept from before the first import would scan the whole table.
+  // Without a name, so that it is planned each time: a plan kept from before the first import would scan the whole
+  // table.
   const { rows } = await db.query<{ serviceId: string }>(
     `select service_id as "serviceId" from (
         select 11 as length, service_id from numbering_ported
@@ -269,7 +272,10 @@ export interface NumberingFacts {
   readonly rows: bigint;
 }
 
-/** How much of the numbering plan serves now, and since when. Counts the rows, so it is for people and not for each request. */
+/**
+ * How much of the numbering plan serves now, and since when. Counts the rows, so it is for people and not for each
+ * request.
+ */
 export async function numberingFacts(db: Queryable): Promise<Record<Plan['kind'], NumberingFacts>> {
   const { rows } = await db.query<NumberingFacts & { kind: Plan['kind'] }>(
     `select kind, imported_at as "importedAt", case kind

@@ -41,7 +41,8 @@ export async function loadReference(db: Database): Promise<Loaded> {
   try {
     const agents = await readAgents(db);
     const patterns = new Map<string, Pattern>();
-    const services = (await readServices(db)).map((each) => serviceOf(each, patterns));
+    const made = new Map<string, Made>();
+    const services = (await readServices(db)).map((each) => serviceOf(each, patterns, made));
     const reference: Reference = {
       version: await readVersion(db),
       agents,
@@ -56,6 +57,7 @@ export async function loadReference(db: Database): Promise<Loaded> {
     };
     const directory = await readCallers(db, agents);
     lastPatterns = patterns;
+    lastMade = made;
     return { reference, directory };
   } finally {
     await db.query('rollback').catch(() => {});
@@ -70,6 +72,14 @@ async function readVersion(db: Queryable): Promise<bigint> {
 /** Patterns of the last load, so that a reload compiles only what is new. */
 let lastPatterns: ReadonlyMap<string, Pattern> = new Map();
 
+interface Made {
+  readonly record: string;
+  readonly service: Service;
+}
+
+/** Services of the last load: one that has not changed stays the same object, and what is kept with it stays too. */
+let lastMade: ReadonlyMap<string, Made> = new Map();
+
 /** A pattern that must match the whole value, anchored or not; compiled when it is first used. */
 export function patternOf(source: string): Pattern {
   let compiled: RE2JS | null = null;
@@ -82,7 +92,25 @@ export function patternOf(source: string): Pattern {
   };
 }
 
-function serviceOf({ position: _, ...service }: ServiceRecord, patterns: Map<string, Pattern>): Service {
+function serviceOf(
+  { position: _, ...service }: ServiceRecord,
+  patterns: Map<string, Pattern>,
+  made: Map<string, Made>,
+): Service {
+  const record = JSON.stringify(service, (_key, value) =>
+    typeof value === 'bigint' ? String(value) : value,
+  );
+  const before = lastMade.get(service.serviceId);
+  const same = before?.record === record ? before.service : null;
+  for (const field of same ? [...same.inputs, ...same.displays] : []) {
+    if (field.pattern) patterns.set(field.pattern.source, field.pattern);
+  }
+  const whole = same ?? newService(service, patterns);
+  made.set(service.serviceId, { record, service: whole });
+  return whole;
+}
+
+function newService(service: Omit<ServiceRecord, 'position'>, patterns: Map<string, Pattern>): Service {
   const fieldOf = ({ name, required, title, regexp }: FieldRecord): Field => ({
     name,
     key: name.replace(/^ev_/, ''),

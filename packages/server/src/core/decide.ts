@@ -9,6 +9,9 @@ import { convert, formatMinor, parseAmount } from './money.js';
 import type { CheckRequest, InvoiceLine, Offer, PayRequest } from './requests.js';
 import { State } from './states.js';
 
+/** In Unicode code points. Source: the contract, `account`. */
+export const accountLengthMax = 200;
+
 export interface Conversion {
   readonly from: string;
   readonly to: string;
@@ -179,6 +182,9 @@ function refuseByCatalogue(
   if (!mayBeSold(reference, agent, service)) return { kind: 'refuse', code: 155, reason: null };
   if (service.state === 'maintenance' || reference.providers.get(service.providerId)?.paused) {
     return { kind: 'refuse', code: 8, reason: null };
+  }
+  if ([...request.account].length > accountLengthMax || /\p{Cc}/u.test(request.account)) {
+    return { kind: 'refuse', code: 4, reason: null };
   }
   for (const field of service.inputs) {
     if (field.key === 'account') {

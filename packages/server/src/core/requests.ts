@@ -1,4 +1,7 @@
-/** What an agent asked, after the protocol edge has checked its shape; and what a provider offered in answer to an inquiry. */
+/**
+ * What an agent asked, after the protocol edge has checked its shape; and what a provider offered in answer to an
+ * inquiry.
+ */
 
 export interface ExtraService {
   readonly subServiceId: string;

@@ -49,7 +49,9 @@ const sequences = `
      and not exists (select from pg_catalog.pg_depend d where d.objid = c.oid and d.deptype = 'i')
    order by c.relname collate "C"`;
 
-/** Not-null constraints are rows of pg_constraint since PostgreSQL 18 (contype n); attnotnull says the same everywhere. */
+/**
+ * Not-null constraints are rows of pg_constraint since PostgreSQL 18 (contype n); attnotnull says the same everywhere.
+ */
 const tables = `
   select pg_catalog.format(E'create %stable tolem.%I%s (\\n%s\\n)%s%s;',
       case c.relpersistence when 'u' then 'unlogged ' else '' end,

@@ -560,7 +560,8 @@ async function stopUnlessUsed(place: Place): Promise<void> {
     }
     return false;
   };
-  // SIGINT ends the sessions and writes a checkpoint. SIGQUIT skips it: the next start replays the log, nothing is lost.
+  // SIGINT ends the sessions and writes a checkpoint. SIGQUIT skips it: the next start replays the log, nothing is
+  // lost.
   for (const signal of ['SIGINT', 'SIGQUIT'] as const) {
     try {
       process.kill(pid, signal);

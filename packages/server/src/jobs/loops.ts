@@ -69,7 +69,10 @@ export function runLoops(loops: readonly Loop[], log: Log): RunningLoops {
   };
 }
 
-/** Calls `heard` on each notification of the channel; connects anew when the connection is lost. The loops poll behind it. */
+/**
+ * Calls `heard` on each notification of the channel; connects anew when the connection is lost. The loops poll behind
+ * it.
+ */
 export function listen(
   connection: pg.ClientConfig,
   channel: string,

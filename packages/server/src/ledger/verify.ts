@@ -1,6 +1,7 @@
 /**
  * The audit of the books. Everything is recomputed from the transfers inside one snapshot, so the centre may run
- * meanwhile; nothing is changed. Transfers have one debit, one credit and one amount: their sum is zero by construction.
+ * meanwhile; nothing is changed. Transfers have one debit, one credit and one amount: their sum is zero by
+ * construction.
  */
 import type pg from 'pg';
 import { type Database, inTransaction } from '../audit.js';
@@ -255,7 +256,10 @@ async function* waitingProblems(db: pg.ClientBase): Found {
   }
 }
 
-/** The rows of payments after one id up to another (null: to the end): state, code, end, agent, and who looks after them. */
+/**
+ * The rows of payments after one id up to another (null: to the end): state, code, end, agent, and who looks after
+ * them.
+ */
 async function* paymentProblems(db: pg.ClientBase, after: bigint, last: bigint | null): Found {
   const { rows } = await db.query<{
     id: bigint;

@@ -119,8 +119,8 @@ export async function findPayments(
 }
 
 /**
- * What happened to a payment, oldest first; empty for an unknown id. Of its events the first 100 and the last 900 are told. Events and
- * transfers of one commit share its moment.
+ * What happened to a payment, oldest first; empty for an unknown id. Of its events the first 100 and the last 900 are
+ * told. Events and transfers of one commit share its moment.
  */
 export async function paymentHistory(
   db: Queryable,

@@ -6,8 +6,8 @@ import type { Order } from '../providers/contract.js';
 import { type OrderDetails, readDetails } from './stored.js';
 
 /**
- * The payment's name at the provider: the same for every attempt, every inquiry and every process, because it follows from
- * what the agent sent and from nothing else.
+ * The payment's name at the provider: the same for every attempt, every inquiry and every process, because it follows
+ * from what the agent sent and from nothing else.
  */
 export function externalIdOf(agentId: bigint, agentTransactionId: bigint): string {
   return `${agentId}-${agentTransactionId}`;

@@ -15,7 +15,10 @@ export type Consequence =
   /** Nothing was executed, provably: it may be sent again. */
   | { readonly kind: 'send'; readonly nextMs: number };
 
-/** Pauses between inquiries, by how many there have been. The last one repeats until the provider or an operator ends it. */
+/**
+ * Pauses between inquiries, by how many there have been. The last one repeats until the provider or an operator ends
+ * it.
+ */
 const inquiryPausesMs = [500, 1000, 1000, 2000, 3000, 5000, 10_000, 30_000, 60_000, 300_000];
 
 export function pauseMs(tries: number): number {

@@ -1,10 +1,17 @@
 /**
- * The way of a payment: decide, claim it (commit 1), send it, settle it (commit 2). No transaction spans the network, and
- * what is unknown stays open until the provider or an operator ends it.
+ * The way of a payment: decide, claim it (commit 1), send it, settle it (commit 2). No transaction spans the network,
+ * and what is unknown stays open until the provider or an operator ends it.
  */
 import { Overloaded, type PayAnswer } from '../core/answers.js';
 import type { Agent, Reference } from '../core/catalogue.js';
-import { type Accept, decidePay, inquiryWords, notAsked, paymentWords } from '../core/decide.js';
+import {
+  type Accept,
+  accountLengthMax,
+  decidePay,
+  inquiryWords,
+  notAsked,
+  paymentWords,
+} from '../core/decide.js';
 import type { PayRequest } from '../core/requests.js';
 import { State } from '../core/states.js';
 import { LaneBroken } from '../db/lane.js';
@@ -107,7 +114,8 @@ export class PayStory {
       code: decision.code,
       serviceId: request.serviceId,
       providerId: accepted ? accepted.service.providerId : null,
-      account: request.account,
+      // One that is refused for its length is kept cut; the fingerprint tells it from others.
+      account: [...request.account].slice(0, accountLengthMax).join(''),
       amountToMinor: request.amountToMinor,
       amountFromMinor: request.amountFromMinor,
       feeMinor: accepted?.feeMinor ?? 0n,
@@ -303,8 +311,8 @@ interface Wait {
 }
 
 /**
- * Agents waiting for a provider's answer. One sweep ends those who have waited long enough: a timer or an entry of a Set
- * for each payment costs more than the rest of its bookkeeping, so waits lie in slots that are used again.
+ * Agents waiting for a provider's answer. One sweep ends those who have waited long enough: a timer or an entry of a
+ * Set for each payment costs more than the rest of its bookkeeping, so waits lie in slots that are used again.
  */
 class Waits {
   private readonly slots: (Wait | null)[] = [];

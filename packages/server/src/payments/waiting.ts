@@ -23,7 +23,9 @@ export interface QueueParts {
   readonly log: { warn(facts: object, message: string): void };
 }
 
-/** Makes what dead processes were sending uncertain, so that the queue asks about it. Answers the number of payments. */
+/**
+ * Makes what dead processes were sending uncertain, so that the queue asks about it. Answers the number of payments.
+ */
 export async function takeExpiredLeases(db: Db): Promise<number> {
   return (await db.query('select * from take_expired_leases($1)', [100])).rowCount ?? 0;
 }

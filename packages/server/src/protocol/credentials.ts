@@ -25,7 +25,9 @@ export type Caller =
 const unauthorized: Caller = { ok: false, error: 'unauthorized' };
 const authorizationLengthMax = 1024;
 
-/** Who is calling, by the `Authorization` header and the peer's address (of a trusted proxy's making or the socket's). */
+/**
+ * Who is calling, by the `Authorization` header and the peer's address (of a trusted proxy's making or the socket's).
+ */
 export function identify(
   directory: Directory,
   reference: Reference,

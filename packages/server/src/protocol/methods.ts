@@ -119,5 +119,5 @@ export function codeOnly(code: number, why: string | null, agent: Agent, id: big
 }
 
 function refuse(refusal: Exclude<Shaped<unknown>, { ok: true }>, call: Call): Answer {
-  return codeOnly(refusal.code, refusal.why, call.agent, call.agentTransactionId);
+  return codeOnly(202, refusal.why, call.agent, call.agentTransactionId);
 }

@@ -3,15 +3,14 @@ import { parseAmount } from '../core/money.js';
 import type { CheckRequest, ExtraService, PayRequest } from '../core/requests.js';
 import { isObject, type Json, type JsonObject, NumberLiteral } from './json.js';
 
-/** A request in shape, or the code to answer: 202 naming the first field that is wrong, 4 for an impossible account. */
+/** A request in shape, or what 202 says: the first field that is wrong. */
 export type Shaped<T> =
   | { readonly ok: true; readonly request: T }
-  | { readonly ok: false; readonly code: 202 | 4; readonly why: string | null };
+  | { readonly ok: false; readonly why: string };
 
 type LocalTime = (moment: Date) => string;
 
 const serviceIdLengthMax = 64;
-const accountLengthMax = 200;
 const identityCardLengthMax = 64;
 const fullNameLengthMax = 200;
 const extrasMax = 64;
@@ -44,13 +43,13 @@ export function shapePay(body: JsonObject, localTime: LocalTime): Shaped<PayRequ
 export function shapeService(body: JsonObject): Shaped<string> {
   const fields = new Fields(body);
   const serviceId = fields.string('serviceId', serviceIdLengthMax, 'required');
-  return fields.why === null ? { ok: true, request: serviceId } : { ok: false, code: 202, why: fields.why };
+  return shaped(fields, serviceId);
 }
 
 export function shapeOperatorByPhone(body: JsonObject): Shaped<string> {
   const fields = new Fields(body);
   const phoneNumber = fields.text('phoneNumber', Number.POSITIVE_INFINITY, 'required');
-  return fields.why === null ? { ok: true, request: phoneNumber } : { ok: false, code: 202, why: fields.why };
+  return shaped(fields, phoneNumber);
 }
 
 /** The id to echo: 1 … 2^63−1 in plain digits, as a number or a string; null when it is anything else. */
@@ -87,13 +86,8 @@ function checkRequest(fields: Fields, localTime: LocalTime, amountRequired: bool
   };
 }
 
-/** Code 4 names a payment that is otherwise in shape, so 202 goes before it. */
-function shaped<T extends CheckRequest>(fields: Fields, request: T): Shaped<T> {
-  if (fields.why !== null) return { ok: false, code: 202, why: fields.why };
-  if (isLonger(request.account, accountLengthMax) || /\p{Cc}/u.test(request.account)) {
-    return { ok: false, code: 4, why: null };
-  }
-  return { ok: true, request };
+function shaped<T>(fields: Fields, request: T): Shaped<T> {
+  return fields.why === null ? { ok: true, request } : { ok: false, why: fields.why };
 }
 
 /** Reads fields one by one and remembers what was wrong first. What it returns is of use only while `why` is null. */

@@ -52,8 +52,8 @@ const retryAfterS = 5;
 const jsonType = 'application/json; charset=utf-8';
 
 /**
- * The agents' server: six methods under `/api/v20`, `GET /healthz`, plain errors for all else. Not listening yet, so that
- * other routes can be registered. `close()` answers what is under way and then lets the connections go.
+ * The agents' server: six methods under `/api/v20`, `GET /healthz`, plain errors for all else. Not listening yet, so
+ * that other routes can be registered. `close()` answers what is under way and then lets the connections go.
  */
 export function buildServer(parts: ServerParts): FastifyInstance {
   const { config, logger } = parts;

@@ -2,8 +2,8 @@ const slotMs = 900_000;
 const slotsKept = 1000;
 
 /**
- * Prints moments as the zone's local time, `2020-10-19T20:19:23.737`. Offsets change only at quarters of an hour, so the
- * zone data are asked once a quarter. Throws a RangeError for an unknown zone.
+ * Prints moments as the zone's local time, `2020-10-19T20:19:23.737`. Offsets change only at quarters of an hour, so
+ * the zone data are asked once a quarter. Throws a RangeError for an unknown zone.
  */
 export function localTimeIn(zone: string): (moment: Date) => string {
   const offsets = new Intl.DateTimeFormat('en-US', { timeZone: zone, timeZoneName: 'longOffset' });

@@ -15,8 +15,8 @@ export function readTls(files: TlsFiles): { cert: Buffer; key: Buffer } {
 }
 
 /**
- * Serves new connections with the new certificate within 2 s of either file changing. Files that do not fit together, as
- * between the writing of the one and of the other, leave the old pair in use. Returns what stops the watching.
+ * Serves new connections with the new certificate within 2 s of either file changing. Files that do not fit together,
+ * as between the writing of the one and of the other, leave the old pair in use. Returns what stops the watching.
  */
 export function reloadTls(server: Server, files: TlsFiles, logger: FastifyBaseLogger): () => void {
   const changed = (now: Stats, before: Stats) => {

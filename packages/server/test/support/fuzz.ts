@@ -1,6 +1,6 @@
 /**
- * Bodies that a broken, hostile or merely careless client could send. Each comes with what is known of it beforehand: the
- * id that the answer must echo, or null where nothing can be said.
+ * Bodies that a broken, hostile or merely careless client could send. Each comes with what is known of it beforehand:
+ * the id that the answer must echo, or null where nothing can be said.
  */
 import fc from 'fast-check';
 
@@ -84,7 +84,9 @@ const id = fc.oneof(
 
 const method = fc.constantFrom(...methods);
 
-/** Whole objects with a readable id and up to three other fields replaced, taken away or added: the id must come back. */
+/**
+ * Whole objects with a readable id and up to three other fields replaced, taken away or added: the id must come back.
+ */
 const misshapen: fc.Arbitrary<FuzzCase> = fc
   .record({
     method: fc.constantFrom('check', 'pay'),

@@ -116,7 +116,9 @@ export interface Change {
   readonly to: string;
 }
 
-/** A copy of the built server with changes, each of which must fit in exactly one place. Answers its package directory. */
+/**
+ * A copy of the built server with changes, each of which must fit in exactly one place. Answers its package directory.
+ */
 export function brokenBuild(changes: readonly Change[]): string {
   ensureBuilt();
   const root = guardedDirectory();
