@@ -216,6 +216,15 @@ describe('patterns', () => {
       (await loadReference(pool)).reference.services.get('P1011')!.inputs[0]!.pattern;
     expect(await patternIn()).toBe(await patternIn());
   });
+
+  test('a reload keeps the services that did not change, and makes anew the one that did', async () => {
+    const services = async () => (await loadReference(pool)).reference.services;
+    const before = await services();
+    await pool.query(`update services set name = name || '!' where service_id = 'P1013'`);
+    const after = await services();
+    expect(after.get('P1011')).toBe(before.get('P1011'));
+    expect(after.get('P1013')!.name).toBe(`${before.get('P1013')!.name}!`);
+  });
 });
 
 describe('callers', () => {
