@@ -15,6 +15,7 @@ import { migrate } from './db/migrate.js';
 import { type DemoFile, demoFile, firstPayment } from './demo-file.js';
 import { createMailer } from './mail.js';
 import { buildServer } from './protocol/server.js';
+import type { Sender } from './providers/contract.js';
 
 const root = fileURLToPath(new URL('../../../', import.meta.url));
 const sqlDirectory = fileURLToPath(new URL('../sql/', import.meta.url));
@@ -25,6 +26,8 @@ const connectionsMax = 20_000;
 export interface MainOptions {
   /** Load the demo data and start the sandbox provider, unless TOLEM_DEMO says otherwise. */
   readonly demo: boolean;
+  /** For measurements: what stands between the centre and its providers. */
+  readonly wrapSender?: (sender: Sender) => Sender;
 }
 
 /**
@@ -116,6 +119,7 @@ async function start(
     fundsWaitMs: config.fundsWaitMs,
     inflightMax: config.inflightMax,
     batchMax: config.batchMax,
+    wrapSender: options.wrapSender,
     chores: [{ name: 'low balances', everyMs: 5000, step: () => tellLowBalances(pool, mailer, log) }],
     log,
   });

@@ -1,6 +1,6 @@
 /** The addresses that an agent's requests may come from; none listed means any. */
 import { isIP, isIPv4 } from 'node:net';
-import { type Database, Refusal, type Queryable, changing } from '../audit.js';
+import { changing, type Database, type Queryable, Refusal } from '../audit.js';
 import { type AgentRecord, lockAgent } from './agents.js';
 
 export interface AddressRecord {

@@ -1,7 +1,8 @@
 /** Agents: who they are, what they may sell and how far they may go. */
+
+import { changing, type Database, type Queryable, Refusal } from '../audit.js';
 import type { Agent } from '../core/catalogue.js';
 import { formatMinor } from '../core/money.js';
-import { type Database, Refusal, type Queryable, changing } from '../audit.js';
 
 export interface AgentRecord extends Agent {
   readonly notificationEmail: string | null;

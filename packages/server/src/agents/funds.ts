@@ -1,5 +1,5 @@
 /** Top-ups and corrections of agents' balances. */
-import { type Database, Refusal, type Queryable, changing } from '../audit.js';
+import { changing, type Database, type Queryable, Refusal } from '../audit.js';
 import { formatMinor } from '../core/money.js';
 import { lockAgent } from './agents.js';
 

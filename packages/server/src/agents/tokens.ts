@@ -1,7 +1,7 @@
 /** Tokens: created by the agent, confirmed by an operator of the centre, revoked by either. Kept only as a hash. */
 import { createHash, randomBytes } from 'node:crypto';
 import type pg from 'pg';
-import { type Database, Refusal, type Queryable, changing } from '../audit.js';
+import { changing, type Database, type Queryable, Refusal } from '../audit.js';
 import { getAgent } from './agents.js';
 
 export type TokenState = 'awaiting_confirmation' | 'confirmed' | 'revoked';

@@ -12,9 +12,9 @@ import {
   importServices,
   previewServices,
   readServices,
+  type ServiceRecord,
   setServiceAllowed,
   setServiceState,
-  type ServiceRecord,
 } from '../catalogue/services.js';
 import { getTariff, parseTariff, readTariffs, setTariff } from '../catalogue/tariffs.js';
 import type { ProviderFacts, Service, Tariff } from '../core/catalogue.js';

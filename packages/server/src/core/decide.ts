@@ -2,12 +2,13 @@
  * What the centre answers to a payment or a check, as one ladder from the first rule to the last. Pure: all it needs is
  * passed in; what it decides is a value. Funds are judged after it, where the balance is locked.
  */
-import { addedMax, feeOf, rewardOf } from './tariff.js';
+
 import { type Agent, mayBeSold, type Reference, Scheme, type Service, tariffLine } from './catalogue.js';
 import { reason } from './codes.js';
 import { convert, formatMinor, parseAmount } from './money.js';
 import type { CheckRequest, InvoiceLine, Offer, PayRequest } from './requests.js';
 import { State } from './states.js';
+import { addedMax, feeOf, rewardOf } from './tariff.js';
 
 /** In Unicode code points. Source: the contract, `account`. */
 export const accountLengthMax = 200;

@@ -30,7 +30,7 @@ interface Waiter<In, Out> {
 
 export interface LaneOptions<In, Out> {
   readonly name: string;
-  /** With `plan_cache_mode = force_custom_plan`: plans made while the tables were empty would be kept for minutes. */
+  /** Of a session that plans by index: plans made while the tables were empty would be kept for minutes. */
   readonly connection: pg.ClientConfig;
   readonly batchMax: number;
   /** How long an item may wait for a lost connection to come back. */

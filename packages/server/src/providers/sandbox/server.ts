@@ -16,7 +16,7 @@
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { Readable } from 'node:stream';
-import { offers, scriptOf, type Script } from './data.js';
+import { offers, type Script, scriptOf } from './data.js';
 import { Registry, type RegistryRow } from './registry.js';
 
 export interface SandboxOptions {
