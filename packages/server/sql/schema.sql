@@ -70,7 +70,7 @@ create table tolem.leases (
   worker uuid not null,
   until timestamp with time zone not null,
   payment_ids bigint[] not null,
-  constraint leases_pkey PRIMARY KEY (id)
+  constraint leases_pkey PRIMARY KEY (id, shard)
 );
 
 create table tolem.migrations (
@@ -294,8 +294,8 @@ create table tolem.transfers (
   created_at timestamp with time zone default now() not null,
   constraint transfers_amount_minor_check CHECK ((amount_minor > 0)),
   constraint transfers_check CHECK ((credit_account <> debit_account)),
-  constraint transfers_kind_check CHECK ((kind = ANY (ARRAY['hold'::text, 'post'::text, 'void'::text, 'fee'::text, 'reward'::text, 'reversal'::text, 'fee_reversal'::text, 'top_up'::text, 'correction'::text]))),
-  constraint transfers_leg_check CHECK (((leg >= 1) AND (leg <= 6))),
+  constraint transfers_kind_check CHECK ((kind = ANY (ARRAY['hold'::text, 'post'::text, 'void'::text, 'fee'::text, 'reward'::text, 'reversal'::text, 'fee_reversal'::text, 'reward_reversal'::text, 'top_up'::text, 'correction'::text]))),
+  constraint transfers_leg_check CHECK (((leg >= 1) AND (leg <= 7))),
   constraint transfers_pkey PRIMARY KEY (operation_id, leg, shard)
 );
 
@@ -646,7 +646,8 @@ begin
       (2, 'void', 7, 'clearing:' || m.currency, 'agent:' || m.agent_id,
         case when m.held then m.amount_to_minor + m.fee_minor else 0 end),
       (5, 'reversal', 8, 'provider:' || m.provider_id || ':' || m.currency, 'agent:' || m.agent_id, m.amount_to_minor),
-      (6, 'fee_reversal', 8, 'income:' || m.currency, 'agent:' || m.agent_id, m.fee_minor)
+      (6, 'fee_reversal', 8, 'income:' || m.currency, 'agent:' || m.agent_id, m.fee_minor),
+      (7, 'reward_reversal', 8, 'reward:' || m.agent_id, 'income:' || m.currency, m.reward_minor)
     ) as l (leg, kind, state, debit, credit, amount)
     where l.state = m.state and l.amount > 0
   ), credited as (
@@ -673,7 +674,7 @@ begin
     where i.event is not null and (m.n is not null or not exists (
       select 1 from payments p where p.id = i.id and p.shard = p_shard and p.state = i.state and p.code = i.code))
   ), released as (
-    delete from leases l where l.id = any (p_leases)
+    delete from leases l where l.id = any (p_leases) and l.shard = p_shard
   )
   select m.n, true, m.id, m.state, m.code, m.fingerprint, m.reason, m.accepted_at, m.final_at, m.shown from moved m
   union all
@@ -687,8 +688,8 @@ CREATE OR REPLACE FUNCTION tolem.take_expired_leases(p_limit integer)
  LANGUAGE sql
 AS $function$
   with gone as (
-    delete from leases l where l.id in (
-      select e.id from leases e where e.until < now() order by e.id limit p_limit for update skip locked)
+    delete from leases l where (l.id, l.shard) in (
+      select e.id, e.shard from leases e where e.until < now() order by e.id limit p_limit for update skip locked)
     returning l.shard, l.payment_ids, l.until
   ), orphan as materialized (
     select g.shard, g.until, unnest(g.payment_ids) as id from gone g
