@@ -1,8 +1,9 @@
 /**
  * Measures the centre on this machine: `npm run bench [-- --seconds 10 --connections 1,64,256,1000 --agents 1]`.
  *
- * Starts an embedded PostgreSQL with fsync and synchronous_commit on, two sandbox providers over real HTTP (one answers at
- * once, one after 50 ms), the centre as a process, and the load as another. Where pgbench is installed, TPC-B runs on the
+ * Starts an embedded PostgreSQL with fsync and synchronous_commit on, two sandbox providers over real HTTP (one answers
+ * at once, one after 50 ms), the centre as a process, and the load as another. The instant provider is one inside the
+ * centre's process (serve.mjs), so that what is measured is the centre. Where pgbench is installed, TPC-B runs on the
  * same server before and after, and every figure is given as a ratio to it as well.
  */
 import { execFile, spawn } from 'node:child_process';
@@ -91,18 +92,25 @@ async function bench() {
   const client = await openClient(owner);
   undo.push(() => client.end());
   await loadDemo(client, { sandboxUrl: sandboxes[0].url });
-  for (const { delay, url } of sandboxes) {
-    const id = `bench-${delay}`;
+  const providers = [
+    { id: 'bench-instant', service: 'BI', settings: { baseUrl: sandboxes[0].url } },
+    ...sandboxes.map(({ delay, url }) => ({
+      id: `bench-${delay}`,
+      service: `B${delay}`,
+      settings: { baseUrl: url, concurrencyMax: 1000 },
+    })),
+  ];
+  for (const [index, { id, service, settings }] of providers.entries()) {
     await client.query(
       `insert into providers (provider_id, name, connector, settings) values ($1, $1, 'sandbox', $2)`,
-      [id, { baseUrl: url, concurrencyMax: 1000 }],
+      [id, settings],
     );
     await client.query(
       `insert into services (service_id, position, type, name, inputs, provider_id, provider_service_code, currency,
          amount_min_minor, amount_max_minor, inquiry_required)
        select $1, 1000 + $3, type, $1, inputs, $2, 'mobile', currency, amount_min_minor, amount_max_minor, false
        from services where service_id = 'P1011'`,
-      [`B${delay}`, id, delay],
+      [service, id, index],
     );
   }
   const tokens = [];
@@ -138,21 +146,20 @@ async function bench() {
 
   const table = [];
   let firstId = 1n;
+  const load = async (facts) => {
+    const options = { port: centre.port, tokens, seconds, firstId: String(firstId), ...facts };
+    const { stdout } = await run(process.execPath, [here('load.mjs'), JSON.stringify(options)]);
+    const result = JSON.parse(stdout);
+    firstId = BigInt(result.lastId) + 1n;
+    return result;
+  };
   const measure = async (name, facts) => {
     step(`${name}, ${facts.connections} connection(s)`);
     const memory = watchMemory(centre.pid);
     const from = await report(centre);
     const cpuFrom = cpuSeconds(centre.pid);
     const databaseFrom = databaseCpuSeconds();
-    const result = JSON.parse(
-      (
-        await run(process.execPath, [
-          here('load.mjs'),
-          JSON.stringify({ port: centre.port, tokens, seconds, firstId: String(firstId), ...facts }),
-        ])
-      ).stdout,
-    );
-    firstId = BigInt(result.lastId) + 1n;
+    const result = await load(facts);
     const to = await report(centre);
     const spent = cpuSeconds(centre.pid) - cpuFrom;
     const spentByDatabase = databaseCpuSeconds() - databaseFrom;
@@ -170,18 +177,21 @@ async function bench() {
     table.push(row);
     return row;
   };
-  for (const delay of delays) {
+  // Compiled and planned before anything is counted.
+  await load({ path: '/api/v20/pay', serviceId: 'BI', connections: 64, seconds: 3 });
+  const pays = [
+    ['pay, instant provider', 'BI'],
+    ...delays.map((delay) => [`pay, provider over HTTP, ${delay} ms`, `B${delay}`]),
+  ];
+  for (const [name, serviceId] of pays) {
     for (const connections of connectionCounts) {
-      await measure(`pay, provider ${delay} ms`, {
-        path: '/api/v20/pay',
-        serviceId: `B${delay}`,
-        connections,
-      });
+      await measure(name, { path: '/api/v20/pay', serviceId, connections });
     }
   }
   for (const connections of connectionCounts.filter((each) => each === 1 || each === 256)) {
-    await measure('pay with inquiry', { path: '/api/v20/pay', serviceId: 'P1011', connections });
-    await measure('check', { path: '/api/v20/check', serviceId: 'P1011', connections });
+    await measure('pay with inquiry, HTTP', { path: '/api/v20/pay', serviceId: 'P1011', connections });
+    await measure('check, instant provider', { path: '/api/v20/check', serviceId: 'BI', connections });
+    await measure('check, provider over HTTP', { path: '/api/v20/check', serviceId: 'P1011', connections });
   }
   const after = await pgbench(postgres.connection);
   if (after !== null) tpcb.push(after);
@@ -288,7 +298,7 @@ async function startSandbox(delay) {
 }
 
 async function startCentre(url) {
-  const child = spawn(process.execPath, [here('../../packages/server/bin/serve.mjs')], {
+  const child = spawn(process.execPath, [here('serve.mjs')], {
     stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
     env: {
       ...process.env,

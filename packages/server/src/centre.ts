@@ -51,8 +51,8 @@ export interface Centre {
 }
 
 /**
- * A lane's few statements are planned once, as planning them anew costs as much as running a small batch. Such plans must
- * not depend on how full the tables were at that moment: by index, always.
+ * A lane's few statements are planned once, as planning them anew costs as much as running a small batch. Such plans
+ * must not depend on how full the tables were at that moment: by index, always.
  */
 const laneSettings = '-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_bitmapscan=off';
 const dayMs = 86_400_000;

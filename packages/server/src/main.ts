@@ -31,8 +31,8 @@ export interface MainOptions {
 }
 
 /**
- * Runs the centre until SIGINT or SIGTERM. Trouble at the start is one line on stderr and exit code 1; what was started by
- * then is stopped again.
+ * Runs the centre until SIGINT or SIGTERM. Trouble at the start is one line on stderr and exit code 1; what was started
+ * by then is stopped again.
  */
 export async function main(options: MainOptions): Promise<void> {
   const startedAt = performance.now();

@@ -1,6 +1,7 @@
 /**
  * The server is killed with SIGKILL at random moments, over and over, while agents pay. Everything is real: processes,
- * HTTP, PostgreSQL with fsync on, and a provider that is not killed and remembers what it did. CHAOS_KILLS sets how often.
+ * HTTP, PostgreSQL with fsync on, and a provider that is not killed and remembers what it did. CHAOS_KILLS sets how
+ * often.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { expect, test } from 'vitest';

@@ -204,8 +204,12 @@ function isLonger(text: string, lengthMax: number): boolean {
   return text.length > lengthMax && [...text].length > lengthMax;
 }
 
-const datePattern =
-  /^((\d{4})-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])T(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d)(?:\.\d{1,9})?(Z|[+-](?:0\d|1[0-4]):[0-5]\d)?$/;
+const dayPattern = /(\d{4})-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])/;
+const timePattern = /(?:[01]\d|2[0-3]):[0-5]\d:[0-5]\d/;
+const offsetPattern = /Z|[+-](?:0\d|1[0-4]):[0-5]\d/;
+const datePattern = new RegExp(
+  `^(${dayPattern.source}T${timePattern.source})(?:\\.\\d{1,9})?(${offsetPattern.source})?$`,
+);
 
 /** To `YYYY-MM-DDThh:mm:ss`; null unless it is a real date of the years 1 to 9999. */
 function readDate(text: string, localTime: LocalTime): string | null {
