@@ -9,6 +9,8 @@ import { connect } from 'node:net';
 const options = JSON.parse(process.argv[2]);
 const { port, tokens, path, connections, seconds, warmupSeconds = 1, serviceId, firstId } = options;
 
+// Fixed-width ids, so that a request is written once per connection and only its digits change.
+const idDigits = 18;
 let nextId = BigInt(firstId);
 const codes = {};
 const statuses = {};
@@ -21,51 +23,47 @@ const histogram = new Uint32Array(200_000);
 let ending = false;
 
 const date = new Date().toISOString().slice(0, 19);
-function request(index) {
-  const id = nextId;
-  nextId += 1n;
-  const account = String(7_000_000_000n + (id % 999_000_000n)).slice(0, 6) + '1111';
-  const body = `{"serviceId":"${serviceId}","account":"${account}","agentTransactionId":${id},"agentTransactionDate":"${date}","amountTo":200.00,"amountFrom":200.00}`;
-  return (
+const noId = '0'.repeat(idDigits);
+
+function requestOf(index) {
+  const body =
+    `{"serviceId":"${serviceId}","account":"7770${String(index).padStart(6, '1')}","agentTransactionId":${noId},` +
+    `"agentTransactionDate":"${date}","amountTo":200.00,"amountFrom":200.00}`;
+  const text =
     `POST ${path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer ${tokens[index % tokens.length]}\r\n` +
-    `Content-Type: application/json\r\nContent-Length: ${body.length}\r\n\r\n${body}`
-  );
+    `Content-Type: application/json\r\nContent-Length: ${body.length}\r\n\r\n${body}`;
+  return { bytes: Buffer.from(text, 'latin1'), idAt: text.indexOf(noId) };
 }
 
 function drive(index) {
   return new Promise((resolve) => {
     const socket = connect({ port, host: '127.0.0.1', noDelay: true });
+    const { bytes, idAt } = requestOf(index);
     let sentAt = 0;
-    let buffer = '';
+    let part = null;
     const send = () => {
       if (ending) {
         socket.end();
         return resolve();
       }
+      bytes.latin1Write(String(nextId), idAt, idDigits);
+      nextId += 1n;
       sentAt = performance.now();
-      socket.write(request(index));
+      socket.write(bytes);
     };
-    socket.setEncoding('latin1');
     socket.on('connect', send);
     socket.on('data', (chunk) => {
-      buffer = buffer === '' ? chunk : buffer + chunk;
-      const headEnd = buffer.indexOf('\r\n\r\n');
-      if (headEnd < 0) return;
-      const lengthAt = buffer.search(/content-length: /i);
-      const length = Number.parseInt(buffer.slice(lengthAt + 16, lengthAt + 26), 10);
-      if (buffer.length < headEnd + 4 + length) return;
-      total += 1;
-      if (counting) {
-        answered += 1;
-        const tenths = Math.min(Math.floor((performance.now() - sentAt) * 10), histogram.length - 1);
-        histogram[tenths] += 1;
-        const status = buffer.slice(9, 12);
-        statuses[status] = (statuses[status] ?? 0) + 1;
-        const at = buffer.indexOf('"result":', headEnd);
-        const code = at < 0 ? 'none' : String(Number.parseInt(buffer.slice(at + 9, at + 14), 10));
-        codes[code] = (codes[code] ?? 0) + 1;
+      const answer = part === null ? chunk : Buffer.concat([part, chunk]);
+      const headEnd = answer.indexOf('\r\n\r\n');
+      const lengthAt = answer.indexOf('ontent-length: ') + 15;
+      const length = headEnd < 0 ? 0 : Number.parseInt(answer.latin1Slice(lengthAt, lengthAt + 8), 10);
+      if (headEnd < 0 || answer.length < headEnd + 4 + length) {
+        part = answer;
+        return;
       }
-      buffer = '';
+      part = null;
+      total += 1;
+      if (counting) note(answer, headEnd, performance.now() - sentAt);
       send();
     });
     socket.on('error', () => {
@@ -73,6 +71,16 @@ function drive(index) {
     });
     socket.on('close', () => resolve());
   });
+}
+
+function note(answer, headEnd, ms) {
+  answered += 1;
+  histogram[Math.min(Math.floor(ms * 10), histogram.length - 1)] += 1;
+  const status = answer.latin1Slice(9, 12);
+  statuses[status] = (statuses[status] ?? 0) + 1;
+  const at = answer.indexOf('"result":', headEnd) + 9;
+  const code = at < 9 ? 'none' : Number.parseInt(answer.latin1Slice(at, at + 4), 10);
+  codes[code] = (codes[code] ?? 0) + 1;
 }
 
 function percentile(share) {
@@ -105,6 +113,7 @@ console.log(
     codes,
     statuses,
     lastId: String(nextId - 1n),
+    cpuMicros: Math.round((process.cpuUsage().user + process.cpuUsage().system) / total),
   }),
 );
 process.exit(0);

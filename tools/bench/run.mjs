@@ -145,7 +145,7 @@ async function bench() {
   if (before !== null) tpcb.push(before);
 
   const table = [];
-  let firstId = 1n;
+  let firstId = 100_000_000_000_000_001n;
   const load = async (facts) => {
     const options = { port: centre.port, tokens, seconds, firstId: String(firstId), ...facts };
     const { stdout } = await run(process.execPath, [here('load.mjs'), JSON.stringify(options)]);
@@ -167,6 +167,7 @@ async function bench() {
       name,
       connections: facts.connections,
       ...result,
+      loadCpuMicros: result.cpuMicros,
       acceptBatch: mean(from, to, 'accept'),
       settleBatch: mean(from, to, 'settle'),
       memoryMiB: memory(),
@@ -228,6 +229,7 @@ function print(result) {
     ['batch 1', (row) => row.acceptBatch?.toFixed(1) ?? '-'],
     ['batch 2', (row) => row.settleBatch?.toFixed(1) ?? '-'],
     ['MiB', (row) => row.memoryMiB ?? '-'],
+    ['load us', (row) => row.loadCpuMicros],
     ['cpu us', (row) => row.cpuMicros],
     ['db us', (row) => row.databaseCpuMicros],
     [
