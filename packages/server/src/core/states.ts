@@ -80,8 +80,12 @@ export function statesMask(...list: State[]): number {
 
 /** The states from which `to` may be reached, as a mask for the SQL guard. */
 export function sourcesMask(to: State): number {
-  return statesMask(...states.filter((from) => mayMove(from, to)));
+  return sources[to];
 }
+
+const sources = Object.fromEntries(
+  states.map((to) => [to, statesMask(...states.filter((from) => mayMove(from, to)))]),
+) as Record<State, number>;
 
 export function stateName(state: number): string {
   return stateFacts[state as State]?.name ?? `state ${state}`;

@@ -183,7 +183,13 @@ export class Lane<In, Out> {
   }
 }
 
+const control = /[\u0000-\u001f\ud800-\udfff]/;
 const needsQuotes = /[{}",\\\s]|^$|^null$/i;
+
+/** JSON escapes quotes and backslashes as array literals do, natively; only control characters it writes otherwise. */
+function quoted(value: string): string {
+  return control.test(value) ? `"${value.replace(/[\\"]/g, '\\$&')}"` : JSON.stringify(value);
+}
 
 /** PostgreSQL array literals, built by hand: the driver's general encoder costs more than the rest of a batch. */
 export function textArray(values: readonly (string | null)[]): string {
@@ -192,8 +198,7 @@ export function textArray(values: readonly (string | null)[]): string {
     const value = values[i]!;
     if (i > 0) out += ',';
     if (value === null) out += 'NULL';
-    else if (needsQuotes.test(value)) out += `"${value.replace(/[\\"]/g, '\\$&')}"`;
-    else out += value;
+    else out += needsQuotes.test(value) ? quoted(value) : value;
   }
   return `${out}}`;
 }

@@ -176,8 +176,8 @@ export class PaymentStore {
 
   /** Commit 2. Answers with the payment as it is afterwards, moved or not. */
   async settle(settlement: Settlement): Promise<Settled> {
-    const holding = new Set(settlement.from.map((state) => stateFacts[state].holds));
-    if (holding.size !== 1)
+    const { holds } = stateFacts[settlement.from[0]!];
+    if (!settlement.from.every((state) => stateFacts[state].holds === holds))
       throw new Error('a settlement may not mix states that hold money with states that do not');
     const until = performance.now() + settleMsMax;
     for (;;) {
