@@ -179,7 +179,7 @@ async function bench() {
     return row;
   };
   // Compiled and planned before anything is counted.
-  await load({ path: '/api/v20/pay', serviceId: 'BI', connections: 64, seconds: 3 });
+  await load({ path: '/api/v20/pay', serviceId: 'BI', connections: 256, seconds: 6 });
   const pays = [
     ['pay, instant provider', 'BI'],
     ...delays.map((delay) => [`pay, provider over HTTP, ${delay} ms`, `B${delay}`]),

@@ -492,16 +492,18 @@ begin
     select i.id, p_shard, case when m.n is null then 'not_moved' else i.event_kind end, i.event::json
     from input i left join moved m on m.n = i.n
     -- Not moved because it is there already: the same outcome told again, after a commit whose answer was lost.
-    where i.event is not null and (m.n is not null or not exists (
-      select 1 from payments p where p.id = i.id and p.shard = p_shard and p.state = i.state and p.code = i.code))
+    -- A scalar question, since `not exists` may be answered by reading the whole shard.
+    where i.event is not null and (m.n is not null or (
+      select p.state = i.state and p.code = i.code from payments p where p.id = i.id and p.shard = p_shard) is not true)
+  ), rest as materialized (
+    select i.n, i.id from input i where not exists (select 1 from moved m where m.n = i.n)
   ), released as (
     delete from leases l where l.id = any (p_leases) and l.shard = p_shard
   )
   select m.n, true, m.id, m.state, m.code, m.fingerprint, m.reason, m.accepted_at, m.final_at, m.shown from moved m
   union all
   select i.n, false, p.id, p.state, p.code, p.fingerprint, p.reason, p.accepted_at, p.final_at, p.shown
-  from input i join payments p on p.id = i.id and p.shard = p_shard
-  where not exists (select 1 from moved m where m.n = i.n);
+  from rest i, lateral (select * from payments p where p.id = i.id and p.shard = p_shard limit 1) p;
 end $$;
 
 -- ---------------------------------------------------------------- going on: after funds, terms or review

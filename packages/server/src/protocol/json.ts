@@ -24,8 +24,8 @@ const numberPattern = /-?(?:0|[1-9]\d*)(?:\.\d+)?(?:[eE][+-]?\d+)?/y;
  * Reads a request body: a JSON object in UTF-8 without repeated keys, NUL, lone surrogates or nesting deeper than 16.
  * What is wrong otherwise comes back as a reason of code 202. Source: SPEC §1.
  *
- * Own lines and not a library's: none at hand keeps literals and refuses a key that is repeated with an equal value, and
- * one pass makes a fifth of the garbage of parsing and checking afterwards.
+ * Own lines and not a library's: none at hand keeps literals and refuses a key that is repeated with an equal value,
+ * and one pass makes a fifth of the garbage of parsing and checking afterwards.
  */
 export function parseBody(bytes: Uint8Array): ParsedBody {
   let text: string;
