@@ -459,18 +459,26 @@ begin
       p.fee_minor, p.reward_minor, p.currency, p.fingerprint, p.reason, p.accepted_at, p.final_at, p.shown
   ), legs as (
     insert into transfers (operation_id, shard, leg, kind, debit_account, credit_account, amount_minor, currency)
-    select m.id, p_shard, l.leg, l.kind, l.debit, l.credit, l.amount, m.currency
-    from moved m, lateral (values
-      (2, 'post', 6, 'clearing:' || m.currency, 'provider:' || m.provider_id || ':' || m.currency, m.amount_to_minor),
-      (3, 'fee', 6, 'clearing:' || m.currency, 'income:' || m.currency, m.fee_minor),
-      (4, 'reward', 6, 'income:' || m.currency, 'reward:' || m.agent_id, m.reward_minor),
-      (2, 'void', 7, 'clearing:' || m.currency, 'agent:' || m.agent_id,
-        case when m.held then m.amount_to_minor + m.fee_minor else 0 end),
-      (5, 'reversal', 8, 'provider:' || m.provider_id || ':' || m.currency, 'agent:' || m.agent_id, m.amount_to_minor),
-      (6, 'fee_reversal', 8, 'income:' || m.currency, 'agent:' || m.agent_id, m.fee_minor),
-      (7, 'reward_reversal', 8, 'reward:' || m.agent_id, 'income:' || m.currency, m.reward_minor)
-    ) as l (leg, kind, state, debit, credit, amount)
-    where l.state = m.state and l.amount > 0
+    select m.id, p_shard, 2, 'post', 'clearing:' || m.currency, 'provider:' || m.provider_id || ':' || m.currency,
+      m.amount_to_minor, m.currency from moved m where m.state = 6
+    union all
+    select m.id, p_shard, 3, 'fee', 'clearing:' || m.currency, 'income:' || m.currency, m.fee_minor, m.currency
+    from moved m where m.state = 6 and m.fee_minor > 0
+    union all
+    select m.id, p_shard, 4, 'reward', 'income:' || m.currency, 'reward:' || m.agent_id, m.reward_minor, m.currency
+    from moved m where m.state = 6 and m.reward_minor > 0
+    union all
+    select m.id, p_shard, 2, 'void', 'clearing:' || m.currency, 'agent:' || m.agent_id,
+      m.amount_to_minor + m.fee_minor, m.currency from moved m where m.state = 7 and m.held
+    union all
+    select m.id, p_shard, 5, 'reversal', 'provider:' || m.provider_id || ':' || m.currency, 'agent:' || m.agent_id,
+      m.amount_to_minor, m.currency from moved m where m.state = 8
+    union all
+    select m.id, p_shard, 6, 'fee_reversal', 'income:' || m.currency, 'agent:' || m.agent_id, m.fee_minor, m.currency
+    from moved m where m.state = 8 and m.fee_minor > 0
+    union all
+    select m.id, p_shard, 7, 'reward_reversal', 'reward:' || m.agent_id, 'income:' || m.currency, m.reward_minor,
+      m.currency from moved m where m.state = 8 and m.reward_minor > 0
   ), credited as (
     update agent_balances b set available_minor = b.available_minor + s.total
     from (

@@ -175,24 +175,32 @@ export class PaymentStore {
   }
 
   /** Commit 2. Answers with the payment as it is afterwards, moved or not. */
-  async settle(settlement: Settlement): Promise<Settled> {
+  settle(settlement: Settlement): Promise<Settled> {
     const { holds } = stateFacts[settlement.from[0]!];
     if (!settlement.from.every((state) => stateFacts[state].holds === holds))
       throw new Error('a settlement may not mix states that hold money with states that do not');
     const until = performance.now() + settleMsMax;
-    for (;;) {
+    return this.settles
+      .submit(settlement)
+      .catch((error: unknown) => this.settleAgain(settlement, error, until));
+  }
+
+  /**
+   * The same outcome may be written twice: the second time moves nothing. What is not written in time is left to the
+   * lease, whose row must then outlive the batch's other payments.
+   */
+  private async settleAgain(settlement: Settlement, cause: unknown, until: number): Promise<Settled> {
+    let error = cause;
+    while (error instanceof LaneBroken && performance.now() < until) {
+      await new Promise((done) => setTimeout(done, 50));
       try {
         return await this.settles.submit(settlement);
-      } catch (error) {
-        // The same outcome may be written twice: the second time moves nothing. What is not written in time is left to
-        // the lease, whose row must then outlive the batch's other payments.
-        if (!(error instanceof LaneBroken) || performance.now() > until) {
-          if (settlement.leaseId !== null) this.leases.delete(settlement.leaseId);
-          throw error;
-        }
-        await new Promise((done) => setTimeout(done, 50));
+      } catch (next) {
+        error = next;
       }
     }
+    if (settlement.leaseId !== null) this.leases.delete(settlement.leaseId);
+    throw error;
   }
 
   find(agentId: bigint, agentTransactionId: bigint): Promise<Found> {
