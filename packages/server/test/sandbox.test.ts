@@ -36,7 +36,7 @@ function orderFor(account: string, externalId = freshId()): Order {
     extras: {},
     extraServices: null,
     transactionId: 64n,
-    acceptedAt: '2026-01-31T10:00:00.000Z',
+    acceptedAt: new Date('2026-01-31T10:00:00.000Z'),
   };
 }
 

@@ -109,7 +109,7 @@ const order = (): Order => ({
   extras: {},
   extraServices: null,
   transactionId: 64n,
-  acceptedAt: '2026-01-31T10:00:00.000Z',
+  acceptedAt: new Date('2026-01-31T10:00:00.000Z'),
 });
 const inquiry = () => ({ ...order(), amountMinor: null });
 const pay = (sender: Sender, sendBefore = never) => sender.pay('sandbox', order(), sendBefore);

@@ -77,6 +77,6 @@ export function orderOfRow(row: WaitingRow): Order {
     extras: details.extras ?? {},
     extraServices: details.extraServices ?? null,
     transactionId: row.id,
-    acceptedAt: row.accepted_at.toISOString(),
+    acceptedAt: row.accepted_at,
   };
 }

@@ -163,7 +163,7 @@ export class PayStory {
         extras: request.extras,
         extraServices: request.extraServices,
         transactionId: claimed.transactionId,
-        acceptedAt: claimed.acceptedAt.toISOString(),
+        acceptedAt: claimed.acceptedAt,
       };
       const sendBefore = leaseEnds - sender.callMsMax(providerId) - leaseMarginMs;
       const { outcome, record } = await sender.pay(providerId, order, sendBefore);

@@ -38,9 +38,9 @@ export interface Order {
   readonly currency: string;
   readonly extras: Readonly<Record<string, string>>;
   readonly extraServices: readonly ExtraService[] | null;
-  /** The centre's transactionId and the moment of acceptance (ISO, UTC). */
+  /** The centre’s transactionId and the moment of acceptance. */
   readonly transactionId: bigint;
-  readonly acceptedAt: string;
+  readonly acceptedAt: Date;
 }
 
 export interface Refused {
