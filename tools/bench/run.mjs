@@ -1,21 +1,27 @@
 /**
  * Measures the centre on this machine: `npm run bench [-- --seconds 10 --connections 1,64,256,1000 --agents 1]`.
+ * `--only 'instant'` measures the rows whose name matches, `--skip-pgbench` leaves the comparison out.
  *
  * Starts an embedded PostgreSQL with fsync and synchronous_commit on, two sandbox providers over real HTTP (one answers
  * at once, one after 50 ms), the centre as a process, and the load as another. The instant provider is one inside the
  * centre's process (serve.mjs), so that what is measured is the centre. Where pgbench is installed, TPC-B runs on the
- * same server before and after, and every figure is given as a ratio to it as well.
+ * same server before and after, and every figure is given as a ratio to it as well: to the one of scale 1, pgbench's own,
+ * in which one row is hot as an agent's balance is, and to the one of scale 50.
  */
 import { execFile, spawn } from 'node:child_process';
 import {
   chmodSync,
+  closeSync,
   existsSync,
+  fdatasyncSync,
   mkdirSync,
   mkdtempSync,
+  openSync,
   readdirSync,
   readFileSync,
   rmSync,
   writeFileSync,
+  writeSync,
 } from 'node:fs';
 import { cpus, tmpdir } from 'node:os';
 import { join } from 'node:path';
@@ -32,12 +38,15 @@ const { values: options } = parseArgs({
     connections: { type: 'string', default: '1,64,256,1000' },
     agents: { type: 'string', default: '1' },
     delays: { type: 'string', default: '0,50' },
+    only: { type: 'string', default: '' },
+    'skip-pgbench': { type: 'boolean', default: false },
     out: { type: 'string', default: here('../../bench-results/latest.json') },
   },
 });
 const seconds = Number(options.seconds);
 const connectionCounts = options.connections.split(',').map(Number);
 const delays = options.delays.split(',').map(Number);
+const scales = [1, 50];
 
 const directory = mkdtempSync(join(tmpdir(), 'tolem-bench-'));
 chmodSync(directory, 0o711);
@@ -140,6 +149,7 @@ async function bench() {
   step('starting the centre');
   const centre = await startCentre(databaseUrl(postgres.connection));
   const idle = await report(centre);
+  const flushMs = flushMilliseconds();
   const tpcb = [];
   const before = await pgbench(postgres.connection);
   if (before !== null) tpcb.push(before);
@@ -153,12 +163,15 @@ async function bench() {
     firstId = BigInt(result.lastId) + 1n;
     return result;
   };
+  const wanted = new RegExp(options.only);
   const measure = async (name, facts) => {
+    if (!wanted.test(name)) return;
     step(`${name}, ${facts.connections} connection(s)`);
     const memory = watchMemory(centre.pid);
     const from = await report(centre);
     const cpuFrom = cpuSeconds(centre.pid);
     const databaseFrom = databaseCpuSeconds();
+    const startedAt = performance.now();
     const result = await load(facts);
     const to = await report(centre);
     const spent = cpuSeconds(centre.pid) - cpuFrom;
@@ -170,13 +183,14 @@ async function bench() {
       loadCpuMicros: result.cpuMicros,
       acceptBatch: mean(from, to, 'accept'),
       settleBatch: mean(from, to, 'settle'),
+      // The share of the time in which the centre's event loop had something to do; the load's start and end included.
+      busy: Math.round(((to.busyMs - from.busyMs) / (performance.now() - startedAt)) * 100) / 100,
       memoryMiB: memory(),
       // The warm-up included, so per answer of the whole run.
       cpuMicros: Math.round((spent * 1e6) / result.total),
       databaseCpuMicros: Math.round((spentByDatabase * 1e6) / result.total),
     };
     table.push(row);
-    return row;
   };
   // Compiled and planned before anything is counted.
   await load({ path: '/api/v20/pay', serviceId: 'BI', connections: 256, seconds: 6 });
@@ -205,29 +219,32 @@ async function bench() {
       `the books do not agree: ${JSON.stringify(verified.problems[0], (_, value) => (typeof value === 'bigint' ? String(value) : value))}`,
     );
 
-  const base = tpcb.length > 0 ? tpcb.reduce((sum, each) => sum + each, 0) / tpcb.length : null;
   print({
     machine,
     idleMemoryMiB: mib(idle.memory.rss),
     tpcb,
-    base,
+    flushMs,
     table,
     verified: { payments: Number(verified.counts.payments) },
   });
 }
 
 function print(result) {
-  const { table, base, tpcb, idleMemoryMiB, machine } = result;
-  for (const row of table) row.timesTpcb = base ? Math.round((row.perSecond / base) * 100) / 100 : null;
+  const { table, tpcb, idleMemoryMiB, machine, flushMs } = result;
+  const base = tpcb.length > 0 ? meanBy(scales, (scale) => tpcb.map((each) => each[scale])) : null;
+  for (const row of table)
+    row.timesTpcb = base && Object.fromEntries(scales.map((scale) => [scale, row.perSecond / base[scale]]));
+  const times = (row, scale) => (row.timesTpcb ? row.timesTpcb[scale].toFixed(2) : '-');
   const columns = [
     ['what', (row) => row.name],
     ['conn', (row) => row.connections],
     ['per s', (row) => row.perSecond.toFixed(0)],
-    ['x TPC-B', (row) => (row.timesTpcb === null ? '-' : row.timesTpcb.toFixed(2))],
+    ...scales.map((scale) => [`x TPC-B s${scale}`, (row) => times(row, scale)]),
     ['p50 ms', (row) => row.p50Ms.toFixed(1)],
     ['p99 ms', (row) => row.p99Ms.toFixed(1)],
     ['batch 1', (row) => row.acceptBatch?.toFixed(1) ?? '-'],
     ['batch 2', (row) => row.settleBatch?.toFixed(1) ?? '-'],
+    ['busy', (row) => row.busy.toFixed(2)],
     ['MiB', (row) => row.memoryMiB ?? '-'],
     ['load us', (row) => row.loadCpuMicros],
     ['cpu us', (row) => row.cpuMicros],
@@ -260,11 +277,15 @@ function print(result) {
         .trimEnd(),
     );
   }
-  console.log(
-    base
-      ? `TPC-B on the same server (pgbench -c 32 -j 2 -M prepared): ${tpcb.map((each) => each.toFixed(0)).join(' before, ')} after; mean ${base.toFixed(0)}/s`
-      : 'pgbench is not installed: no ratio',
-  );
+  if (base) console.log('TPC-B on the same server, pgbench -c 32 -j 2 -M prepared, transactions/s:');
+  else console.log('no TPC-B: pgbench is not installed or was skipped');
+  for (const scale of base ? scales : []) {
+    const runs = tpcb.map((each) => each[scale].toFixed(0)).join(' before, ');
+    console.log(
+      `  scale ${scale}${scale === 1 ? ' (one hot row)' : ''}: ${runs} after; mean ${base[scale].toFixed(0)}`,
+    );
+  }
+  console.log(`one flush of this disk (fdatasync of 8 KiB): ${flushMs.toFixed(2)} ms, median`);
   console.log(`idle centre: ${idleMemoryMiB} MiB`);
   mkdirSync(fileURLToPath(new URL('./', `file://${options.out}`)), { recursive: true });
   writeFileSync(options.out, `${JSON.stringify(result, null, 2)}\n`);
@@ -375,6 +396,29 @@ function databaseCpuSeconds() {
   return sum;
 }
 
+function meanBy(keys, valuesOf) {
+  return Object.fromEntries(
+    keys.map((key) => {
+      const values = valuesOf(key);
+      return [key, values.reduce((sum, each) => sum + each, 0) / values.length];
+    }),
+  );
+}
+
+/** The median of what PostgreSQL waits for at every commit it does not share. */
+function flushMilliseconds() {
+  const file = openSync(join(directory, 'flush'), 'w');
+  const block = Buffer.alloc(8192);
+  const times = Array.from({ length: 500 }, (_, index) => {
+    const startedAt = performance.now();
+    writeSync(file, block, 0, block.length, index * block.length);
+    fdatasyncSync(file);
+    return performance.now() - startedAt;
+  });
+  closeSync(file);
+  return times.sort((a, b) => a - b)[250];
+}
+
 function mib(bytes) {
   return Math.round(bytes / 2 ** 20);
 }
@@ -387,41 +431,46 @@ function mean(from, to, lane) {
   return batches > 0 ? (total(to, 'items') - total(from, 'items')) / batches : null;
 }
 
+/**
+ * TPC-B transactions per second by scale, or null where pgbench is not to be had. Scale 1 is pgbench's own: every
+ * transaction updates one branch, as every payment of an agent updates one balance. At scale 50 they hardly meet.
+ */
 async function pgbench({ host, port, user }) {
+  if (options['skip-pgbench']) return null;
   const program = [process.env.PGBENCH, '/usr/lib/postgresql/15/bin/pgbench', 'pgbench'].find(
     (each) => each && (each === 'pgbench' || existsSync(each)),
   );
   const common = ['-h', host, '-p', String(port), '-U', user];
+  const { openClient, connectOptions } = await server('db/connect.js');
+  const query = async (database, text) => {
+    const client = await openClient(
+      connectOptions({ host, port, user, database }, { name: 'bench', role: 'owner' }),
+    );
+    await client.query(text).finally(() => client.end());
+  };
+  const perSecond = {};
   try {
-    if (!pgbench.ready) {
-      step('preparing TPC-B');
-      const { openClient, connectOptions } = await server('db/connect.js');
-      const admin = await openClient(
-        connectOptions({ host, port, user, database: 'postgres' }, { name: 'bench', role: 'owner' }),
-      );
-      await admin.query('create database pgbench').finally(() => admin.end());
-      await run(program, [...common, '-i', '-s', '50', '-q', 'pgbench']);
-      // What filling its tables left to be written must not fall into anybody's measurement.
-      const client = await openClient(
-        connectOptions({ host, port, user, database: 'pgbench' }, { name: 'bench', role: 'owner' }),
-      );
-      await client.query('checkpoint').finally(() => client.end());
-      pgbench.ready = true;
+    for (const scale of scales) {
+      const database = `pgbench_${scale}`;
+      if (!pgbench.ready?.has(scale)) {
+        step(`preparing TPC-B at scale ${scale}`);
+        await query('postgres', `create database ${database}`);
+        await run(program, [...common, '-i', '-s', String(scale), '-q', database]);
+        // What filling its tables left to be written must not fall into anybody's measurement.
+        await query(database, 'checkpoint');
+        pgbench.ready = new Set([...(pgbench.ready ?? []), scale]);
+      }
+      step(`TPC-B at scale ${scale}: pgbench -c 32 -j 2 -M prepared`);
+      const time = ['-T', String(Math.max(seconds, 5))];
+      const { stdout } = await run(program, [
+        ...common,
+        ...'-c 32 -j 2 -M prepared'.split(' '),
+        ...time,
+        database,
+      ]);
+      perSecond[scale] = Number(/tps = ([\d.]+)/.exec(stdout)[1]);
     }
-    step('TPC-B: pgbench -c 32 -j 2 -M prepared');
-    const { stdout } = await run(program, [
-      ...common,
-      '-c',
-      '32',
-      '-j',
-      '2',
-      '-M',
-      'prepared',
-      '-T',
-      String(Math.max(seconds, 5)),
-      'pgbench',
-    ]);
-    return Number(/tps = ([\d.]+)/.exec(stdout)[1]);
+    return perSecond;
   } catch (error) {
     if (error.code === 'ENOENT') return null;
     throw error;

@@ -153,7 +153,9 @@ async function start(
   if (demoFacts) console.log(firstPayment(demoFacts));
   // For programs that start the centre, wait for it and measure it.
   process.on('message', (message) => {
-    if (message === 'report') process.send?.({ batches: centre.batches(), memory: process.memoryUsage() });
+    if (message !== 'report') return;
+    const { active } = performance.eventLoopUtilization();
+    process.send?.({ batches: centre.batches(), memory: process.memoryUsage(), busyMs: active });
   });
   process.send?.({ ready: true, baseUrl });
 }

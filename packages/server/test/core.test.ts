@@ -12,7 +12,7 @@ import {
 } from '../src/core/decide.js';
 import { convert, formatMinor, formatRate, parseAmount, parseRate, shareOf } from '../src/core/money.js';
 import type { Offer, PayRequest } from '../src/core/requests.js';
-import { mayMove, State, stateFacts, states, statesMask, sourcesMask } from '../src/core/states.js';
+import { mayMove, State, sourcesMask, stateFacts, states, statesMask } from '../src/core/states.js';
 import { feeOf, rewardOf } from '../src/core/tariff.js';
 
 describe('amounts', () => {

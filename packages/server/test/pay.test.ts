@@ -1,5 +1,6 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { topUp, correct } from '../src/agents/funds.js';
+import { correct, topUp } from '../src/agents/funds.js';
+import { State } from '../src/core/states.js';
 import {
   approve,
   listReview,
@@ -9,7 +10,6 @@ import {
   settleByEvidence,
 } from '../src/payments/operator.js';
 import { unseal } from '../src/payments/seal.js';
-import { State } from '../src/core/states.js';
 import { demoAgent, openCentre, payRequest } from './support/centre.js';
 
 type Opened = Awaited<ReturnType<typeof openCentre>>;

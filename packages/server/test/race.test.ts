@@ -5,7 +5,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { topUp } from '../src/agents/funds.js';
 import { verify } from '../src/ledger/verify.js';
 import { ask, isFinal, type Reply } from './support/crowd.js';
-import { openScene, type Caller, type Scene } from './support/processes.js';
+import { type Caller, openScene, type Scene } from './support/processes.js';
 
 let scene: Scene;
 let ports: number[];

@@ -6,7 +6,7 @@
 import { type Agent, mayBeSold, type Reference, Scheme, type Service, tariffLine } from './catalogue.js';
 import { reason } from './codes.js';
 import { convert, formatMinor, parseAmount } from './money.js';
-import type { CheckRequest, InvoiceLine, Offer, PayRequest } from './requests.js';
+import { type CheckRequest, type InvoiceLine, isLonger, type Offer, type PayRequest } from './requests.js';
 import { State } from './states.js';
 import { addedMax, feeOf, rewardOf } from './tariff.js';
 
@@ -184,7 +184,7 @@ function refuseByCatalogue(
   if (service.state === 'maintenance' || reference.providers.get(service.providerId)?.paused) {
     return { kind: 'refuse', code: 8, reason: null };
   }
-  if ([...request.account].length > accountLengthMax || /\p{Cc}/u.test(request.account)) {
+  if (isLonger(request.account, accountLengthMax) || /\p{Cc}/u.test(request.account)) {
     return { kind: 'refuse', code: 4, reason: null };
   }
   for (const field of service.inputs) {

@@ -72,3 +72,13 @@ export interface Offer {
   readonly amountMinMinor?: bigint;
   readonly amountMaxMinor?: bigint;
 }
+
+/** In Unicode code points. */
+export function isLonger(text: string, lengthMax: number): boolean {
+  return text.length > lengthMax && [...text].length > lengthMax;
+}
+
+/** The first `lengthMax` Unicode code points. */
+export function cutTo(text: string, lengthMax: number): string {
+  return isLonger(text, lengthMax) ? [...text].slice(0, lengthMax).join('') : text;
+}

@@ -106,11 +106,24 @@ exactTypes.setTypeParser(oid.int8Array, (text) =>
 exactTypes.setTypeParser(oid.date, (text) => text);
 exactTypes.setTypeParser(oid.timestamp, (text) => text);
 
+let last: { text: string; moment: Date } = { text: '', moment: new Date(0) };
+let beforeLast = last;
+
 /**
  * `2026-02-17 11:48:37.123456+00`, as sessions in UTC print moments, to the millisecond. The driver's own reader serves
- * every style there is and takes several times as long.
+ * every style there is and takes several times as long. The rows of a batch tell the same one or two moments.
  */
 function readMoment(text: string): Date {
+  if (text === last.text) return last.moment;
+  if (text !== beforeLast.text) {
+    beforeLast = last;
+    last = { text, moment: newMoment(text) };
+    return last.moment;
+  }
+  return beforeLast.moment;
+}
+
+function newMoment(text: string): Date {
   const plain = text.length >= 22 && text.charCodeAt(4) === 45 && text.endsWith('+00');
   if (!plain) return parseMoment(text);
   return new Date(`${text.slice(0, 10)}T${text.slice(11, Math.min(text.length - 3, 23))}Z`);

@@ -12,7 +12,7 @@ import {
   notAsked,
   paymentWords,
 } from '../core/decide.js';
-import type { PayRequest } from '../core/requests.js';
+import { cutTo, type PayRequest } from '../core/requests.js';
 import { State } from '../core/states.js';
 import { LaneBroken } from '../db/lane.js';
 import type { Sender } from '../providers/contract.js';
@@ -115,7 +115,7 @@ export class PayStory {
       serviceId: request.serviceId,
       providerId: accepted ? accepted.service.providerId : null,
       // One that is refused for its length is kept cut; the fingerprint tells it from others.
-      account: [...request.account].slice(0, accountLengthMax).join(''),
+      account: cutTo(request.account, accountLengthMax),
       amountToMinor: request.amountToMinor,
       amountFromMinor: request.amountFromMinor,
       feeMinor: accepted?.feeMinor ?? 0n,

@@ -26,7 +26,9 @@ export function writeOffer(offer: Offer): string {
 }
 
 export function writeDetails(details: OrderDetails): string {
-  return JSON.stringify(details, digits);
+  // A replacer keeps the engine off its short way, and most orders have nothing to replace.
+  const plain = details.extraServices === undefined && details.orderAmountMinor === undefined;
+  return plain ? JSON.stringify(details) : JSON.stringify(details, digits);
 }
 
 // biome-ignore lint/suspicious/noExplicitAny: the shapes are those written above.

@@ -1,6 +1,6 @@
 import { reason } from '../core/codes.js';
 import { parseAmount } from '../core/money.js';
-import type { CheckRequest, ExtraService, PayRequest } from '../core/requests.js';
+import { type CheckRequest, type ExtraService, isLonger, type PayRequest } from '../core/requests.js';
 import { isObject, type Json, type JsonObject, NumberLiteral } from './json.js';
 
 /** A request in shape, or what 202 says: the first field that is wrong. */
@@ -197,11 +197,6 @@ function isAbsent(value: Json | undefined): value is null | undefined {
 function textOf(value: Json | undefined): string | null {
   if (typeof value === 'string') return value;
   return value instanceof NumberLiteral ? value.text : null;
-}
-
-/** In Unicode code points. */
-function isLonger(text: string, lengthMax: number): boolean {
-  return text.length > lengthMax && [...text].length > lengthMax;
 }
 
 const dayPattern = /(\d{4})-(0[1-9]|1[0-2])-(0[1-9]|[12]\d|3[01])/;

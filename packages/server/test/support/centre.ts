@@ -1,14 +1,15 @@
 /** A whole centre in the test's process: its own database with the demo data, and a real sandbox provider. */
+
+import { rmSync } from 'node:fs';
 import pg from 'pg';
-import type { PayAnswer } from '../../src/core/answers.js';
-import type { CheckRequest, PayRequest } from '../../src/core/requests.js';
 import { loadDemo } from '../../src/catalogue/demo.js';
 import { watchReference } from '../../src/catalogue/reference.js';
 import { startCentre } from '../../src/centre.js';
+import type { PayAnswer } from '../../src/core/answers.js';
+import type { CheckRequest, PayRequest } from '../../src/core/requests.js';
 import { openClient } from '../../src/db/connect.js';
 import { startSandbox } from '../../src/providers/sandbox/server.js';
 import { freshDatabase, temporaryDirectory } from './database.js';
-import { rmSync } from 'node:fs';
 
 export const demoAgent = 4n;
 

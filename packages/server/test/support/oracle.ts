@@ -6,8 +6,8 @@ import { setTimeout as sleep } from 'node:timers/promises';
 import type pg from 'pg';
 import { verify } from '../../src/ledger/verify.js';
 import type { RegistryRow } from '../../src/providers/sandbox/registry.js';
-import type { Caller } from './processes.js';
 import type { Payment } from './crowd.js';
+import type { Caller } from './processes.js';
 
 export type Rule =
   | 'an id ends in one final code'

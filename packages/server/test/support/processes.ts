@@ -2,7 +2,7 @@
  * Real processes for the tests that kill: servers of the built code, the sandbox provider, PostgreSQL with fsync on.
  * Whatever is started here is ended by its number when the test ends, however it ends.
  */
-import { type ChildProcess, execFileSync, spawn, type StdioOptions } from 'node:child_process';
+import { type ChildProcess, execFileSync, type StdioOptions, spawn } from 'node:child_process';
 import { once } from 'node:events';
 import {
   cpSync,
@@ -19,10 +19,10 @@ import { createServer, type Socket } from 'node:net';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
-import { inTransaction } from '../../src/audit.js';
 import { createAgent } from '../../src/agents/agents.js';
 import { topUp } from '../../src/agents/funds.js';
 import { confirmToken, createToken } from '../../src/agents/tokens.js';
+import { inTransaction } from '../../src/audit.js';
 import { loadDemo } from '../../src/catalogue/demo.js';
 import { connectOptions, databaseUrl, openClient } from '../../src/db/connect.js';
 import { ensurePostgres } from '../../src/db/embedded.js';
