@@ -1,5 +1,7 @@
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { correct, topUp } from '../src/agents/funds.js';
+import { setPaused } from '../src/catalogue/providers.js';
+import { setServiceAllowed, setServiceState } from '../src/catalogue/services.js';
 import { State } from '../src/core/states.js';
 import {
   approve,
@@ -98,6 +100,43 @@ describe('what the provider answers', () => {
     expect((await centre.pay(request)).code).toBe(0);
     await expect(reverse(centre.pool, transactionId!, 'again', 'op')).rejects.toThrow('cannot be');
   });
+});
+
+describe('what the catalogue refuses', () => {
+  test.each([
+    ['an unknown service', 130, { serviceId: 'P9999' }, null],
+    ['a service the agent may not sell', 155, {}, () => allow(false)],
+    ['a service that is off', 155, {}, () => setState('off')],
+    ['a service in maintenance', 8, {}, () => setState('maintenance')],
+    ['a service of a paused provider', 8, {}, () => pause(true)],
+    ['an account not of its pattern', 4, { account: '77700177' }, null],
+    ['an amount below the least', 241, { amountToMinor: 1n }, null],
+    ['an amount above the most', 242, { amountToMinor: 999_999_999_99n }, null],
+  ])('%s is %i at check and at pay, kept, and the provider hears nothing', async (_, code, over, change) => {
+    const request = payRequest(over);
+    const before = await centre.available();
+    try {
+      await change?.();
+      await centre.watch.refresh();
+      expect((await centre.check(request)).code).toBe(code);
+      const answer = await centre.pay(request);
+      expect(answer).toMatchObject({ code, transactionId: expect.any(BigInt) });
+      await Promise.all([allow(true), setState('on'), pause(false)]);
+      await centre.watch.refresh();
+      expect(await centre.pay(request)).toEqual(answer);
+      expect((await centre.pay(payRequest())).code).toBe(0);
+    } finally {
+      await Promise.all([allow(true), setState('on'), pause(false)]);
+      await centre.watch.refresh();
+    }
+    expect(await centre.executed(request.agentTransactionId)).toBe(0);
+    expect(await centre.available()).toBe(before - 20_000n);
+  });
+
+  const allow = (allowed: boolean) => setServiceAllowed(centre.pool, demoAgent, 'P1011', allowed, 'op');
+  const setState = (state: 'on' | 'maintenance' | 'off') =>
+    setServiceState(centre.pool, 'P1011', state, 'op');
+  const pause = (paused: boolean) => setPaused(centre.pool, 'sandbox', paused, 'op');
 });
 
 describe('the same id again', () => {
