@@ -5,8 +5,8 @@
  * Starts an embedded PostgreSQL with fsync and synchronous_commit on, two sandbox providers over real HTTP (one answers
  * at once, one after 50 ms), the centre as a process, and the load as another. The instant provider is one inside the
  * centre's process (serve.mjs), so that what is measured is the centre. Where pgbench is installed, TPC-B runs on the
- * same server before and after, and every figure is given as a ratio to it as well: to the one of scale 1, pgbench's own,
- * in which one row is hot as an agent's balance is, and to the one of scale 50.
+ * same server before and after, and every figure is given as a ratio to it as well: to the one of scale 1, pgbench's
+ * own, in which one row is hot as an agent's balance is, and to the one of scale 50.
  */
 import { execFile, spawn } from 'node:child_process';
 import {

@@ -1,7 +1,9 @@
 /** The use cases of the centre on one database: built by hand, started and stopped whole. No HTTP here. */
+
 import { randomUUID } from 'node:crypto';
 import type pg from 'pg';
 import { lookUp } from './catalogue/numbering.js';
+import { elapsedMs } from './clock.js';
 import type { UseCases } from './core/answers.js';
 import { Overloaded } from './core/answers.js';
 import type { Reference } from './core/catalogue.js';
@@ -109,7 +111,7 @@ export function startCentre(parts: CentreParts): Centre {
     const free = Math.min(claimMax, queueCallsMax - calls);
     full = free <= 0;
     if (full) return 0;
-    const claimedAt = performance.now();
+    const claimedAt = elapsedMs();
     const rows = await claim(queue, free);
     for (const row of rows) {
       calls += 1;

@@ -4,6 +4,7 @@ import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
 import { createInterface } from 'node:readline';
 import { setTimeout as delay } from 'node:timers/promises';
 import { afterEach, describe, expect, it } from 'vitest';
+import { elapsedMs } from '../src/clock.js';
 import { connectors } from '../src/providers/connectors.js';
 import type { Connector, ConnectorFactory, Order, Sender } from '../src/providers/contract.js';
 import { createSender } from '../src/providers/send.js';
@@ -173,6 +174,34 @@ describe('not sent: provably nothing was written', () => {
     const next = order();
     expect((await sender.pay('sandbox', next, never)).outcome.kind).toBe('executed');
     expect(lines).toEqual([port, next.externalId]);
+  });
+
+  it('a machine that slept past the time to send by', async () => {
+    const quick = await provider(answer);
+    const sender = senderTo(quick.url);
+    const sendBefore = elapsedMs() + 60_000;
+    const awake = Date.now;
+    undo.push(() => {
+      Date.now = awake;
+    });
+    Date.now = () => awake() + 59_000;
+    expect((await pay(sender, sendBefore)).outcome.kind).toBe('executed');
+    Date.now = () => awake() + 61_000;
+    expect((await pay(sender, sendBefore)).outcome).toEqual({
+      kind: 'not_sent',
+      detail: 'the time to send by has passed',
+    });
+    // A clock that is set back gives nothing back.
+    Date.now = awake;
+    expect((await pay(sender, sendBefore)).outcome.kind).toBe('not_sent');
+    expect(quick.seen).toHaveLength(1);
+  });
+
+  it('the clock does not gather the unevenness of the two it is made of', () => {
+    const startedMs = elapsedMs();
+    const from = elapsedMs();
+    for (let i = 0; i < 100_000; i += 1) elapsedMs();
+    expect(Math.abs(elapsedMs() - from - (elapsedMs() - startedMs))).toBeLessThan(1);
   });
 
   it('a connection that comes up after the call was given up', async () => {

@@ -2,6 +2,7 @@
  * The way of a payment: decide, claim it (commit 1), send it, settle it (commit 2). No transaction spans the network,
  * and what is unknown stays open until the provider or an operator ends it.
  */
+import { elapsedMs } from '../clock.js';
 import { Overloaded, type PayAnswer } from '../core/answers.js';
 import type { Agent, Reference } from '../core/catalogue.js';
 import {
@@ -106,7 +107,7 @@ export class PayStory {
     }
 
     const accepted = decision.kind === 'accept' ? decision : null;
-    const leaseEnds = performance.now() + leaseMs();
+    const leaseEnds = elapsedMs() + leaseMs();
     const claimed = await store.accept({
       agentId,
       agentTransactionId: request.agentTransactionId,

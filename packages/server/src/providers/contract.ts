@@ -125,8 +125,8 @@ export interface Sender {
     inquiry: Inquiry,
   ): Promise<{ outcome: CheckOutcome | NotSent; record: CallRecord }>;
   /**
-   * Sends once. `sendBefore` is a moment of the process's monotonic clock (`performance.now()`): if the request has not
-   * left by then, it never will, and the outcome is `not_sent`.
+   * Sends once. `sendBefore` is a moment of `elapsedMs()`: if the request has not left by then, it never will, and the
+   * outcome is `not_sent`.
    */
   pay(
     providerId: string,

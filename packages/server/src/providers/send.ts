@@ -9,6 +9,7 @@
 import { setTimeout as delay } from 'node:timers/promises';
 import { Client, type Dispatcher } from 'undici';
 import { z } from 'zod';
+import { elapsedMs } from '../clock.js';
 import type { ProviderFacts } from '../core/catalogue.js';
 import type {
   CallRecord,
@@ -226,12 +227,12 @@ class Line {
     this.callMsMax = settings.connectTimeoutMs + settings.answerMsMax + 2 * sweepMs;
   }
 
-  /** Sends once, if the request can leave before that moment of `performance.now()`. Never rejects. */
+  /** Sends once, if the request can leave before that moment of `elapsedMs()`. Never rejects. */
   send(request: HttpRequest, sendBefore: number): Promise<Reply> {
     return new Promise((resolve) => {
       const call = new Call(this, request, sendBefore, resolve);
       if (this.closing) return call.refuse('the connections to the provider are being closed');
-      if (performance.now() >= sendBefore) return call.refuse('the time to send by has passed');
+      if (elapsedMs() >= sendBefore) return call.refuse('the time to send by has passed');
       const slot = this.free.pop() ?? this.newSlot();
       if (slot) this.start(call, slot);
       else if (this.waiting.length < this.settings.queueMax) this.wait(call);
@@ -278,7 +279,7 @@ class Line {
   }
 
   private wait(call: Call): void {
-    call.deadlineMs = Math.min(performance.now() + this.settings.queueMsMax, call.sendBefore);
+    call.deadlineMs = Math.min(elapsedMs() + this.settings.queueMsMax, call.sendBefore);
     this.waiting.push(call);
   }
 
@@ -290,7 +291,7 @@ class Line {
   }
 
   private sweep(): void {
-    const nowMs = performance.now();
+    const nowMs = elapsedMs();
     let idle = true;
     for (const { call } of this.slots) {
       if (call) idle = false;
@@ -310,7 +311,7 @@ class Line {
 
 /** One request on its way; undici's handler of it. */
 class Call implements Dispatcher.DispatchHandler {
-  /** When the sweep ends the present phase, on the clock of `performance.now()`. */
+  /** When the sweep ends the present phase, on the clock of `elapsedMs()`. */
   deadlineMs = 0;
   private phase: 'waiting' | 'connecting' | 'sent' | 'over' = 'waiting';
   private slot: Slot | null = null;
@@ -335,7 +336,7 @@ class Call implements Dispatcher.DispatchHandler {
     this.slot = slot;
     slot.call = this;
     this.phase = 'connecting';
-    this.deadlineMs = Math.min(performance.now() + this.line.settings.connectTimeoutMs, this.sendBefore);
+    this.deadlineMs = Math.min(elapsedMs() + this.line.settings.connectTimeoutMs, this.sendBefore);
   }
 
   expire(): void {
@@ -353,7 +354,7 @@ class Call implements Dispatcher.DispatchHandler {
 
   /** The connection is there and undici is about to write: the last moment at which nothing has left. */
   onRequestStart(controller: Dispatcher.DispatchController): void {
-    const nowMs = performance.now();
+    const nowMs = elapsedMs();
     if (this.phase === 'connecting' && nowMs < this.sendBefore) {
       this.phase = 'sent';
       this.controller = controller;
