@@ -198,10 +198,10 @@ describe('not sent: provably nothing was written', () => {
   });
 
   it('the clock does not gather the unevenness of the two it is made of', () => {
-    const startedMs = elapsedMs();
+    const startedMs = performance.now();
     const from = elapsedMs();
     for (let i = 0; i < 100_000; i += 1) elapsedMs();
-    expect(Math.abs(elapsedMs() - from - (elapsedMs() - startedMs))).toBeLessThan(1);
+    expect(Math.abs(elapsedMs() - from - (performance.now() - startedMs))).toBeLessThan(1);
   });
 
   it('a connection that comes up after the call was given up', async () => {
@@ -218,17 +218,17 @@ describe('not sent: provably nothing was written', () => {
   it('the time to send by has passed, before the call or while it waits', async () => {
     const busy = await provider((socket, seen) => setTimeout(() => answer(socket, seen), 300));
     const sender = senderTo(busy.url, { concurrencyMax: 1 });
-    expect((await pay(sender, performance.now() - 1)).outcome.kind).toBe('not_sent');
+    expect((await pay(sender, elapsedMs() - 1)).outcome.kind).toBe('not_sent');
     expect(busy.connections).toBe(0);
 
     const first = pay(sender);
-    const second = await pay(sender, performance.now() + 100);
+    const second = await pay(sender, elapsedMs() + 100);
     expect(second.outcome).toEqual({
       kind: 'not_sent',
       detail: expect.stringMatching(/^no free connection/),
     });
     expect((await first).outcome.kind).toBe('executed');
-    expect((await pay(sender, performance.now() + 1000)).outcome.kind).toBe('executed');
+    expect((await pay(sender, elapsedMs() + 1000)).outcome.kind).toBe('executed');
     expect(busy.seen).toHaveLength(2);
   });
 
@@ -236,7 +236,7 @@ describe('not sent: provably nothing was written', () => {
     const quick = await provider(answer);
     const sender = senderTo(quick.url, { concurrencyMax: 1 });
     await pay(sender);
-    const late = pay(sender, performance.now() + 20);
+    const late = pay(sender, elapsedMs() + 20);
     standStill(40);
     expect((await late).outcome).toEqual({ kind: 'not_sent', detail: 'the time to send by has passed' });
     expect(quick.seen).toHaveLength(1);
