@@ -1,4 +1,4 @@
-// Behind npm start, test, build and bench: installs and builds what is missing or out of date, then goes on in this
+// Behind npm start, test, build, bench and chaos: installs and builds what is missing or out of date, then goes on in this
 // same process, so that signals and exit codes are the program's own. Plain JavaScript, for a clone with nothing in it.
 import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
@@ -22,7 +22,7 @@ import { fileURLToPath } from 'node:url';
 
 const root = fileURLToPath(new URL('..', import.meta.url));
 const at = (...names) => join(root, ...names);
-const commands = { start, test, bench, build: async () => {}, schema };
+const commands = { start, test, bench, chaos, build: async () => {}, schema };
 
 const [major, minor] = process.versions.node.split('.').map(Number);
 if (major < 20 || (major === 20 && minor < 19)) {
@@ -82,6 +82,11 @@ async function test(rest) {
 async function bench(rest) {
   process.argv = [process.execPath, at('tools/bench/run.mjs'), ...rest];
   await import('./bench/run.mjs');
+}
+
+async function chaos(rest) {
+  process.argv = [process.execPath, at('tools/chaos/run.mjs'), ...rest];
+  await import('./chaos/run.mjs');
 }
 
 /** Writes sql/schema.sql anew from a database that the migrations have just made. */

@@ -64,7 +64,7 @@ test('the database dies under 100 agents: the centre serves again within 15 s, a
     const { port, callers, owner, fundsMinor } = scene;
     const centre = scene.start({ port });
     await centre.ready;
-    const crowd = new Crowd({ port, callers, fates: everyFate, thinkMsMax: 200 });
+    const crowd = new Crowd({ ports: [port], callers, fates: everyFate, thinkMsMax: 200 });
     await crowd.nextAnswer();
     const plan = Array.from({ length: serverKills + sessionKills }, (_, index) => index < serverKills);
     plan.sort(() => Math.random() - 0.5);

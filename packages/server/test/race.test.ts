@@ -1,10 +1,9 @@
-/** Many at once, over several server processes on one database; and the way down while payments are under way. */
+/** The way down while payments are under way, and a process that was stopped beyond its lease. */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Client } from 'undici';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
-import { topUp } from '../src/agents/funds.js';
 import { verify } from '../src/ledger/verify.js';
-import { ask, isFinal, type Reply } from './support/crowd.js';
+import { ask, type Reply, repeatUntilFinal } from './support/crowd.js';
 import { type Caller, openScene, type Scene } from './support/processes.js';
 
 let scene: Scene;
@@ -31,14 +30,6 @@ function bodyOf(id: bigint, amount: string, account = '7770017718'): string {
   return `{"serviceId":"P1011","account":"${account}","agentTransactionId":${id},"agentTransactionDate":"2026-02-17T16:48:37","amountTo":${amount}}`;
 }
 
-/** Repeats the same body until its code is one of those that end the wait; by default the final ones. */
-async function repeat(client: Client, caller: Caller, body: string, until = isFinal): Promise<Reply> {
-  for (const endAtMs = performance.now() + 60_000; ; await sleep(100)) {
-    const reply = await ask(client, caller.token, body);
-    if (until(reply.code) || performance.now() > endAtMs) return reply;
-  }
-}
-
 async function executionsOf({ agentId }: Caller): Promise<Map<string, number>> {
   const counts = new Map<string, number>();
   for (const { externalId } of await scene.sandbox.registry()) {
@@ -49,74 +40,6 @@ async function executionsOf({ agentId }: Caller): Promise<Map<string, number>> {
 
 const count = (replies: readonly Reply[], code: number) =>
   replies.filter((each) => each.code === code).length;
-
-describe('one id from 100 connections at once, over two processes', () => {
-  const ids = Array.from({ length: 20 }, (_, index) => 2n ** 53n + 2n * BigInt(index) + 1n);
-  test('one provider call, one debit, one transactionId; another body is 215, and nothing else is ever said', async () => {
-    const caller = scene.callers[0]!;
-    const clients = Array.from({ length: 100 }, (_, index) => connect(ports[index % 2]!));
-    for (const [round, id] of ids.entries()) {
-      // In every other round half of the bodies ask for another amount; whoever comes first is the payment.
-      const bodies = clients.map((_, index) => bodyOf(id, round % 2 && index % 3 === 0 ? '7.50' : '5.00'));
-      const replies = await Promise.all(
-        clients.map((client, index) => ask(client, caller.token, bodies[index]!)),
-      );
-      expect(replies.filter(({ code }) => ![0, 1, 215].includes(code!))).toEqual([]);
-      expect(new Set(replies.map((each) => each.transactionId)).size).toBe(1);
-      expect(new Set(replies.map((each) => each.id))).toEqual(new Set([String(id)]));
-      const ends = await Promise.all(
-        ['5.00', '7.50'].map((amount) => repeat(clients[0]!, caller, bodyOf(id, amount))),
-      );
-      expect(ends.map(({ code }) => code).sort()).toEqual([0, 215]);
-      // Who was told 215 had the body that lost, and the other way round.
-      const lost = ends[0]!.code === 215 ? '5.00' : '7.50';
-      for (const [index, { code }] of replies.entries())
-        expect(code === 215).toBe(bodies[index]!.endsWith(`${lost}}`));
-      expect(replies.some(({ code }) => code === 215)).toBe(round % 2 === 1);
-    }
-    const { rows } = await scene.owner.query<{ calls: number; debits: number; amount: bigint }>(
-      `select (select count(*)::int from payment_events e where e.payment_id = p.id and e.kind = 'provider_pay') as calls,
-         (select count(*)::int from transfers t where t.operation_id = p.id and t.kind = 'hold') as debits,
-         amount_to_minor as amount
-       from payments p where p.agent_id = $1`,
-      [caller.agentId],
-    );
-    expect(rows.map(({ calls, debits }) => ({ calls, debits }))).toEqual(
-      ids.map(() => ({ calls: 1, debits: 1 })),
-    );
-    expect([...(await executionsOf(caller)).values()]).toEqual(ids.map(() => 1));
-    const spentMinor = rows.reduce((sum, { amount }) => sum + amount, 0n);
-    expect(await availableOf(caller)).toBe(scene.fundsMinor - spentMinor);
-    await Promise.all(clients.map((client) => client.close()));
-  }, 120_000);
-});
-
-async function availableOf({ agentId }: Caller): Promise<bigint> {
-  const { rows } = await scene.owner.query<{ available: bigint }>(
-    'select available_minor as available from agent_balances where agent_id = $1',
-    [agentId],
-  );
-  return rows[0]!.available;
-}
-
-test('of 1000 equal payments at once funds carry 500, the others wait on 220, and a top-up ends them all', async () => {
-  const caller = scene.callers[1]!;
-  const clients = Array.from({ length: 1000 }, (_, index) => connect(ports[index % 2]!));
-  const bodies = clients.map((_, index) => bodyOf(BigInt(index + 1), '2000.00'));
-  const judged = (code: number | null) => code !== 1;
-  const first = await Promise.all(
-    clients.map((client, index) => repeat(client, caller, bodies[index]!, judged)),
-  );
-  expect([count(first, 0), count(first, 220)]).toEqual([500, 500]);
-  expect(await availableOf(caller)).toBe(0n);
-  await topUp(scene.pool, caller.agentId, 1_000_000_00n, 'bank 1', 'op');
-  const ends = await Promise.all(clients.map((client, index) => repeat(client, caller, bodies[index]!)));
-  expect(count(ends, 0)).toBe(1000);
-  expect(ends.map((each) => each.transactionId)).toEqual(first.map((each) => each.transactionId));
-  expect([...(await executionsOf(caller)).values()]).toEqual(clients.map(() => 1));
-  expect(await availableOf(caller)).toBe(0n);
-  await Promise.all(clients.map((client) => client.close()));
-}, 120_000);
 
 describe.each(['SIGTERM', 'SIGINT'] as const)('on %s', (signal) => {
   test('the server leaves within 10 s, everyone who asked is answered, and nothing is lost', async () => {
@@ -150,7 +73,9 @@ describe.each(['SIGTERM', 'SIGINT'] as const)('on %s', (signal) => {
 
     // What it left goes on in the others.
     const other = connect(ports[0]!);
-    const ends = await Promise.all([...bodies, ...late.bodies].map((body) => repeat(other, caller, body)));
+    const ends = await Promise.all(
+      [...bodies, ...late.bodies].map((body) => repeatUntilFinal(other, caller.token, body)),
+    );
     expect(ends.filter(({ code }) => code !== 0)).toEqual([]);
     expect([...(await executionsOf(caller)).values()]).toEqual(ends.map(() => 1));
     await Promise.all([...clients, other].map((client) => client.destroy()));
@@ -169,7 +94,7 @@ test('a process that was stopped beyond its lease sends nothing when it wakes: t
   await untilAccepted(caller, 60);
   server.signal('SIGSTOP');
   const other = connect(ports[0]!);
-  const ends = await Promise.all(bodies.map((body) => repeat(other, caller, body)));
+  const ends = await Promise.all(bodies.map((body) => repeatUntilFinal(other, caller.token, body)));
   expect(count(ends, 0)).toBe(bodies.length);
   server.signal('SIGCONT');
   const late = await Promise.all(asked);

@@ -1,5 +1,5 @@
 /**
- * Agents as the contract wants them: one connection each; the same body again until a final code, whatever went wrong
+ * Agents as the contract wants them: one connection to each server; the same body again until a final code, whatever went wrong
  * meanwhile; then a new id. They write down everything they were ever told.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -42,6 +42,22 @@ export async function ask(
 
 export const isFinal = (code: number | null) => code !== null && ![1, 153, 220, 255].includes(code);
 
+/** The same body again until its code is one that ends the wait, for at most a minute. */
+export async function repeatUntil(
+  client: Client,
+  token: string,
+  body: string,
+  until: (code: number | null) => boolean,
+): Promise<Reply> {
+  for (const endAtMs = performance.now() + 60_000; ; await sleep(100)) {
+    const reply = await ask(client, token, body);
+    if (until(reply.code) || performance.now() > endAtMs) return reply;
+  }
+}
+
+export const repeatUntilFinal = (client: Client, token: string, body: string) =>
+  repeatUntil(client, token, body, isFinal);
+
 /** What the end of an account makes the provider do, and the final code that must come of it; null: never one. */
 export interface Fate {
   readonly ending: string;
@@ -77,12 +93,38 @@ export interface Payment {
   asked: number;
 }
 
+/** What an agent got: a final code, one that is not, a 503, or no answer at all. */
+export type AnswerKind = 'final' | 'open' | 'unavailable' | 'failed';
+
 export interface CrowdOptions {
-  readonly port: number;
+  /** One for each server process; every request goes to one of them by chance. */
+  readonly ports: readonly number[];
   readonly callers: readonly Caller[];
   readonly fates: readonly Fate[];
   /** The longest pause between two payments of one agent. */
   readonly thinkMsMax: number;
+  readonly onAnswer?: (kind: AnswerKind) => void;
+}
+
+/** An agent's connections, one to each server process. */
+class Way {
+  private readonly clients: readonly Client[];
+
+  constructor(ports: readonly number[]) {
+    this.clients = ports.map((port) => new Client(`http://127.0.0.1:${port}`));
+  }
+
+  client(): Client {
+    return this.clients[Math.floor(Math.random() * this.clients.length)]!;
+  }
+
+  async close(): Promise<void> {
+    await Promise.all(this.clients.map((each) => each.close()));
+  }
+
+  async destroy(): Promise<void> {
+    await Promise.all(this.clients.map((each) => each.destroy()));
+  }
 }
 
 /** Above 2^53, as some agents number their payments. */
@@ -120,30 +162,30 @@ export class Crowd {
     const left = [...this.payments];
     await Promise.all(
       this.options.callers.map(async () => {
-        const client = this.connect();
-        for (let payment = left.pop(); payment; payment = left.pop()) await this.pay(client, payment);
-        await client.close();
+        const way = this.connect();
+        for (let payment = left.pop(); payment; payment = left.pop()) await this.pay(way, payment);
+        await way.close();
       }),
     );
   }
 
-  private connect(): Client {
-    return new Client(`http://127.0.0.1:${this.options.port}`);
+  private connect(): Way {
+    return new Way(this.options.ports);
   }
 
   private async live(caller: Caller): Promise<void> {
-    const client = this.connect();
+    const way = this.connect();
     const own: Payment[] = [];
     while (this.endAtMs === Number.POSITIVE_INFINITY) {
       const payment = this.order(caller);
       this.payments.push(payment);
       own.push(payment);
-      await this.seeThrough(client, payment);
+      await this.seeThrough(way, payment);
       // What was final once is final for ever, over all kills in between.
-      if (Math.random() < 0.2) await this.pay(client, own[Math.floor(Math.random() * own.length)]!);
+      if (Math.random() < 0.2) await this.pay(way, own[Math.floor(Math.random() * own.length)]!);
       await sleep(Math.random() * this.options.thinkMsMax);
     }
-    await client.destroy();
+    await way.destroy();
   }
 
   private order({ agentId, token }: Caller): Payment {
@@ -173,9 +215,9 @@ export class Crowd {
     return fates[0]!;
   }
 
-  private async seeThrough(client: Client, payment: Payment): Promise<void> {
+  private async seeThrough(way: Way, payment: Payment): Promise<void> {
     for (let pauseMs = 20; ; pauseMs = Math.min(pauseMs * 1.5, 500)) {
-      if (await this.pay(client, payment)) return;
+      if (await this.pay(way, payment)) return;
       if (payment.fate.code === null && payment.transactionIds.size > 0 && payment.asked >= 4) return;
       if (performance.now() > this.endAtMs) return;
       await sleep(pauseMs * (0.5 + Math.random()));
@@ -183,21 +225,23 @@ export class Crowd {
   }
 
   /** Asks once and writes down what is said. Answers whether it was final. */
-  private async pay(client: Client, payment: Payment): Promise<boolean> {
+  private async pay(way: Way, payment: Payment): Promise<boolean> {
     const startedAtMs = performance.now();
     payment.asked += 1;
     // Some hang up early and come again while the first request is still being worked on.
     const timeoutMs = Math.random() < 0.1 ? Math.round(20 + Math.random() * 300) : 10_000;
     let reply: Reply;
     try {
-      reply = await ask(client, payment.token, payment.body, timeoutMs);
+      reply = await ask(way.client(), payment.token, payment.body, timeoutMs);
     } catch (error) {
       const { code, name } = error as NodeJS.ErrnoException;
       this.count(typeof code === 'string' ? code : name);
+      this.options.onAnswer?.('failed');
       return false;
     }
     const { httpStatus, code, transactionId, id } = reply;
     this.count(String(httpStatus));
+    this.options.onAnswer?.(httpStatus === 503 ? 'unavailable' : isFinal(code) ? 'final' : 'open');
     if (httpStatus === 200) {
       this.watchers = this.watchers.filter(({ sinceMs, seen }) => {
         if (startedAtMs < sinceMs) return true;

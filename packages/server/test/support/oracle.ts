@@ -14,6 +14,8 @@ export type Rule =
   | 'the final code is what the provider made of it'
   | 'what never resolves stays 1'
   | 'an id has one transactionId'
+  | 'a transactionId names one payment'
+  | 'no agent is below its limit'
   | 'answers are to the question'
   | 'the books say what the agents were told'
   | 'a success was executed'
@@ -25,7 +27,8 @@ export type Rule =
   | 'nothing is left behind';
 
 export interface Violation {
-  readonly rule: Rule;
+  /** One of `Rule`, or an experiment's own. */
+  readonly rule: string;
   readonly object: string;
   readonly found: string;
 }
@@ -59,6 +62,7 @@ export async function judge(evidence: Evidence): Promise<Violation[]> {
   const executed = new Map<string, RegistryRow[]>();
   for (const row of registry) executed.set(row.externalId, [...(executed.get(row.externalId) ?? []), row]);
 
+  const namedBy = new Map<string, string>();
   for (const payment of payments) {
     const { fate, finalCodes, transactionIds, strange } = payment;
     const name = `${payment.agentId}-${payment.id}`;
@@ -72,6 +76,11 @@ export async function judge(evidence: Evidence): Promise<Violation[]> {
     }
     if (transactionIds.size !== 1)
       violate('an id has one transactionId', object, [...transactionIds].join(', ') || 'none');
+    for (const each of transactionIds) {
+      if (namedBy.has(each))
+        violate('a transactionId names one payment', object, `${each}, ${namedBy.get(each)}`);
+      namedBy.set(each, name);
+    }
     for (const each of strange) violate('answers are to the question', object, each);
 
     const row = stored.get(name);
@@ -119,11 +128,19 @@ async function judgeBooks({ payments, owner, callers, fundsMinor }: Evidence): P
     // What never resolves keeps its money set aside.
     if (finalCodes.has(0) || fate.code === null) spent.set(agentId, (spent.get(agentId) ?? 0n) + amountMinor);
   }
-  const { rows: balances } = await owner.query<{ agentId: bigint; available: bigint }>(
-    'select agent_id as "agentId", available_minor as available from agent_balances where agent_id = any ($1)',
+  const { rows: balances } = await owner.query<{ agentId: bigint; available: bigint; limit: bigint }>(
+    `select agent_id as "agentId", available_minor as available, credit_limit_minor as limit
+     from agent_balances where agent_id = any ($1)`,
     [callers.map(({ agentId }) => agentId)],
   );
-  for (const { agentId, available } of balances) {
+  for (const { agentId, available, limit } of balances) {
+    if (available < -limit) {
+      violations.push({
+        rule: 'no agent is below its limit',
+        object: `agent ${agentId}`,
+        found: `${available} with a limit of ${limit}`,
+      });
+    }
     const expected = fundsMinor - (spent.get(agentId) ?? 0n);
     if (available !== expected) {
       violations.push({

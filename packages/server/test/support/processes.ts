@@ -268,6 +268,16 @@ export interface SceneOptions {
   readonly embedded?: boolean;
 }
 
+/** Changes a function of the database, where the text must fit in exactly one place: for controls. */
+export async function breakFunction(owner: pg.Pool, name: string, from: RegExp, to: string): Promise<void> {
+  const { rows } = await owner.query<{ text: string }>('select pg_get_functiondef($1::regproc) as text', [
+    name,
+  ]);
+  const pieces = rows[0]!.text.split(from);
+  if (pieces.length !== 2) throw new Error(`${name} holds ${pieces.length - 1} times: ${from}`);
+  await owner.query(pieces.join(to));
+}
+
 export type Scene = Awaited<ReturnType<typeof openScene>>;
 
 /** Everything around the servers of one test: a database with the demo catalogue and agents, and a sandbox provider. */
@@ -309,7 +319,14 @@ export async function openScene(options: SceneOptions) {
     /** As the application. */
     pool,
     port: await quietPort(),
-    start(over: { readonly port: number; readonly build?: string | undefined }): Server {
+    /** Another port that only servers use. */
+    newPort: quietPort,
+    /** `port` 0: any; `build`: another one than the one under test. */
+    start(over: {
+      readonly port: number;
+      readonly build?: string | undefined;
+      readonly env?: Readonly<Record<string, string>>;
+    }): Server {
       const env = {
         TOLEM_PORT: String(over.port),
         TOLEM_DATA_DIR: options.embedded ? dataDir : join(dataDir, 'server'),
@@ -317,6 +334,7 @@ export async function openScene(options: SceneOptions) {
         TOLEM_LOG_LEVEL: 'warn',
         TOLEM_PAY_WAIT_MS: '1000',
         ...options.env,
+        ...over.env,
       };
       const server = startServer(env, over.build ?? packageDir);
       servers.add(server);

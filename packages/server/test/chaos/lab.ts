@@ -1,0 +1,131 @@
+/**
+ * The fault laboratory. An experiment is a fault, a crowd of agents and a judgement; beside it stand its controls, builds
+ * or set-ups with the guarded rule broken on purpose, which must come out red. `npm test` runs the short form of each,
+ * `npm run chaos` the full one, with a report.
+ */
+import { mkdirSync, writeFileSync } from 'node:fs';
+import { join } from 'node:path';
+import { describe, expect, test } from 'vitest';
+import type { AnswerKind } from '../support/crowd.js';
+import type { Violation } from '../support/oracle.js';
+
+const full = process.env.CHAOS_SIZE === 'full';
+const resultsDir = process.env.CHAOS_OUT;
+
+export interface Outcome {
+  /** Empty when every rule held. */
+  readonly violations: readonly Violation[];
+  /** What was done and measured, for the report; also what shows that the fault has hit at all. */
+  readonly figures: Readonly<Record<string, number | string>>;
+}
+
+export interface Control {
+  /** What is broken on purpose: `a build that …`. */
+  readonly broken: string;
+  /** The rule that must be seen to be broken. */
+  readonly rule: string;
+  readonly run: (lab: Lab) => Promise<Outcome>;
+}
+
+export interface Experiment {
+  /** Its number in docs/chaos.md. */
+  readonly number: number;
+  readonly name: string;
+  readonly run: (lab: Lab) => Promise<Outcome>;
+  readonly controls: readonly Control[];
+  /** Longer than this is a failure. */
+  readonly minutesMax: { readonly short: number; readonly full: number };
+}
+
+/** What an experiment is given. */
+export class Lab {
+  readonly timeline = new Timeline();
+
+  constructor(private readonly name: string) {}
+
+  /** The size of something in the short form, and in the full one. */
+  size(short: number, long: number): number {
+    return full ? long : short;
+  }
+
+  /** Progress. */
+  say(line: string): void {
+    console.log(`${this.name}, ${this.timeline.seconds.toFixed(0)} s: ${line}`);
+  }
+}
+
+/** Answers per second and the moments of the faults. */
+export class Timeline {
+  private readonly startedAtMs = performance.now();
+  readonly answers: Record<AnswerKind, number>[] = [];
+  readonly faults: { readonly second: number; readonly what: string }[] = [];
+
+  get seconds(): number {
+    return (performance.now() - this.startedAtMs) / 1000;
+  }
+
+  answer = (kind: AnswerKind): void => {
+    const second = Math.floor(this.seconds);
+    while (this.answers.length <= second) {
+      this.answers.push({ final: 0, open: 0, unavailable: 0, failed: 0 });
+    }
+    this.answers[second]![kind] += 1;
+  };
+
+  fault(what: string): void {
+    this.faults.push({ second: Math.round(this.seconds * 10) / 10, what });
+  }
+}
+
+/** Registers the tests of one experiment. */
+export function experiment(facts: Experiment): void {
+  const { number, name, controls, minutesMax } = facts;
+  const timeoutMs = minutesMax[full ? 'full' : 'short'] * 60_000;
+  describe(`chaos ${number}: ${name}`, () => {
+    test(
+      'the rules hold',
+      async () => {
+        const lab = new Lab(`chaos ${number}`);
+        const keep = (outcome: Partial<Outcome>, error?: unknown) =>
+          record(`${String(number).padStart(2, '0')}-rules`, {
+            ...{ number, name, kind: 'rules', seconds: Math.round(lab.timeline.seconds) },
+            ...outcome,
+            ...(error === undefined ? {} : { error: String(error) }),
+            ...{ answers: lab.timeline.answers, faults: lab.timeline.faults },
+          });
+        const outcome = await facts.run(lab).catch((error: unknown) => {
+          keep({}, error);
+          throw error;
+        });
+        keep(outcome);
+        lab.say(JSON.stringify(outcome.figures));
+        expect(outcome.violations.slice(0, 20)).toEqual([]);
+      },
+      timeoutMs,
+    );
+
+    for (const [index, control] of controls.entries()) {
+      test(
+        `control: ${control.broken} is caught`,
+        async () => {
+          const lab = new Lab(`control of chaos ${number}`);
+          const { violations, figures } = await control.run(lab);
+          const rules = [...new Set(violations.map(({ rule }) => rule))];
+          lab.say(`${JSON.stringify(figures)}; broken: ${rules.join('; ') || 'nothing'}`);
+          record(`${String(number).padStart(2, '0')}-control-${index + 1}`, {
+            ...{ number, name: control.broken, kind: 'control', seconds: Math.round(lab.timeline.seconds) },
+            ...{ figures, expected: control.rule, rules },
+          });
+          expect(rules).toContain(control.rule);
+        },
+        timeoutMs,
+      );
+    }
+  });
+}
+
+function record(file: string, result: object): void {
+  if (resultsDir === undefined) return;
+  mkdirSync(resultsDir, { recursive: true });
+  writeFileSync(join(resultsDir, `${file}.json`), `${JSON.stringify(result)}\n`);
+}
