@@ -7,10 +7,11 @@ import { elapsedMs } from './clock.js';
 import type { UseCases } from './core/answers.js';
 import { Overloaded } from './core/answers.js';
 import type { Reference } from './core/catalogue.js';
-import { LaneBroken } from './db/lane.js';
-import { type Log, type Loop, listen, runLoops } from './jobs/loops.js';
+import type { Spans } from './core/way.js';
+import { LaneBroken, type LaneWatch } from './db/lane.js';
+import { type Log, type Loop, listen, type RunningLoops, runLoops } from './jobs/loops.js';
 import { check } from './payments/check.js';
-import { leaseMsFor, PayStory } from './payments/pay.js';
+import { type FundsWatch, leaseMsFor, PayStory } from './payments/pay.js';
 import { seal } from './payments/seal.js';
 import { PaymentStore } from './payments/store.js';
 import {
@@ -24,7 +25,7 @@ import {
 } from './payments/waiting.js';
 import { connectors } from './providers/connectors.js';
 import type { Sender } from './providers/contract.js';
-import { createSender } from './providers/send.js';
+import { createSender, type SenderOptions } from './providers/send.js';
 
 export interface CentreParts {
   /** Sessions of the application's role. */
@@ -41,13 +42,26 @@ export interface CentreParts {
   readonly chores: readonly Loop[];
   /** For measurements: what stands between the centre and its providers. */
   readonly wrapSender?: ((sender: Sender) => Sender) | undefined;
-  readonly log: Log;
+  readonly watch?: Watch | undefined;
+  readonly spans?: Spans | undefined;
+  readonly log: Log & { debug?(facts: object, message: string): void };
+}
+
+/** Told what happens, as it happens, by whoever does it. */
+export interface Watch extends LaneWatch, FundsWatch {
+  called: NonNullable<SenderOptions['onCall']>;
+  /** An outcome contradicted what its payment was already. */
+  contradicted(): void;
 }
 
 export interface Centre {
   readonly useCases: UseCases;
   /** Batches written so far, by shard and lane. */
   batches(): Record<number, ReturnType<PaymentStore['sizes']>>;
+  /** What is under way now. */
+  lanes(): ReturnType<PaymentStore['lanes']>;
+  calls(): ReturnType<Sender['loads']>;
+  loops(): ReturnType<RunningLoops['turns']>;
   /** Lets payments under way end within about 4 s, then lets go of the database. */
   stop(): Promise<void>;
 }
@@ -65,10 +79,11 @@ const queueMsMax = 2000;
 const queueCallsMax = 64;
 
 export function startCentre(parts: CentreParts): Centre {
-  const { pool, log, reference } = parts;
+  const { pool, log, reference, watch } = parts;
   const lanes = { ...parts.connection, options: `${parts.connection.options ?? ''} ${laneSettings}` };
   const wrap = parts.wrapSender ?? ((plain: Sender) => plain);
-  const sender = wrap(createSender({ providers: () => reference().providers, connectors, log }));
+  const providers = () => reference().providers;
+  const sender = wrap(createSender({ providers, connectors, log, onCall: watch?.called }));
   const leaseMs = () =>
     leaseMsFor(queueMsMax, Math.max(0, ...[...reference().providers.keys()].map(callMsMax)));
   const callMsMax = (providerId: string) => {
@@ -86,7 +101,16 @@ export function startCentre(parts: CentreParts): Centre {
     let store = stores.get(shard);
     if (!store) {
       const { batchMax } = parts;
-      store = new PaymentStore({ connection: lanes, shard, worker, leaseMs, batchMax, waitMsMax: 3000 });
+      store = new PaymentStore({
+        connection: lanes,
+        shard,
+        worker,
+        leaseMs,
+        batchMax,
+        waitMsMax: 3000,
+        watch,
+        onContradiction: watch?.contradicted,
+      });
       stores.set(shard, store);
     }
     return store;
@@ -102,9 +126,10 @@ export function startCentre(parts: CentreParts): Centre {
     resumeTerms: (payment, agent, to) =>
       resumeTerms(pool, agent.shard, payment.transactionId, agent.agentId, to),
     log,
+    watch,
   });
 
-  const queue = { db: pool, storeOf, sender, leaseMs, log };
+  const queue = { db: pool, storeOf, sender, leaseMs, log, spans: parts.spans };
   let calls = 0;
   let full = false;
   const workQueue = async (): Promise<number> => {
@@ -130,10 +155,10 @@ export function startCentre(parts: CentreParts): Centre {
 
   const loops = runLoops(
     [
-      { name: 'leases', everyMs: 500, step: () => takeExpiredLeases(pool) },
+      { name: 'leases', everyMs: 500, step: () => takeExpiredLeases(pool, log) },
       { name: 'queue', everyMs: 250, step: workQueue },
-      { name: 'funds', everyMs: 1000, step: () => resumeFunded(pool) },
-      { name: 'expire', everyMs: 1000, step: () => expire(pool, storeOf, parts.fundsWaitMs) },
+      { name: 'funds', everyMs: 1000, step: () => resumeFunded(pool, log) },
+      { name: 'expire', everyMs: 1000, step: () => expire(pool, storeOf, parts.fundsWaitMs, log) },
       { name: 'quotes', everyMs: 60_000, step: () => purgeQuotes(pool, 30 * dayMs) },
       ...parts.chores,
     ],
@@ -143,10 +168,13 @@ export function startCentre(parts: CentreParts): Centre {
 
   return {
     batches: () => Object.fromEntries([...stores].map(([shard, store]) => [shard, store.sizes()])),
+    lanes: () => [...stores.values()].flatMap((store) => store.lanes()),
+    calls: () => sender.loads(),
+    loops: () => loops.turns(),
     useCases: {
-      pay: (agentId, request) => story.pay(agentId, request),
-      check: (agentId, request) =>
-        check({ storeOf, sender, reference, quoteTtlMs: parts.quoteTtlMs }, agentId, request),
+      pay: (agentId, request, way) => story.pay(agentId, request, way),
+      check: (agentId, request, way) =>
+        check({ storeOf, sender, reference, quoteTtlMs: parts.quoteTtlMs, log }, agentId, request, way),
       balance: async (agentId) => {
         const agent = reference().agents.get(agentId);
         if (!agent) throw new Error(`agent ${agentId} is not in the reference data`);

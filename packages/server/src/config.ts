@@ -129,11 +129,27 @@ const key32: Kind<Buffer> = {
     .transform((value) => Buffer.from(value, 'base64'))
     .refine((value) => value.length === 32),
 };
+const portOrOff: Kind<number | null> = {
+  expects: `${whole(0, 65535).expects}, or off`,
+  schema: z.union([z.literal('off').transform(() => null), whole(0, 65535).schema]),
+};
 const isPrefix = (value: string) => /^(\/[A-Za-z0-9._~-]+)+$/.test(value);
 
 export const settings = {
   host: setting('TOLEM_HOST', host, '127.0.0.1', 'Address to listen on.'),
   port: setting('TOLEM_PORT', whole(0, 65535), '8020', 'Port to listen on; 0 takes any free one.'),
+  monitorHost: setting(
+    'TOLEM_MONITOR_HOST',
+    host,
+    '127.0.0.1',
+    'Address of the monitor: /healthz, /readyz and /metrics, for those who run the centre.',
+  ),
+  monitorPort: setting(
+    'TOLEM_MONITOR_PORT',
+    portOrOff,
+    '8022',
+    'Port of the monitor; 0 takes any free one, off: there is none.',
+  ),
   dataDir: setting(
     'TOLEM_DATA_DIR',
     text('the path of a directory', (value) => !value.includes('\0')),

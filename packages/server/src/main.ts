@@ -1,23 +1,27 @@
 /** The centre as a process: settings, database, use cases, server; and the way down again. Wired by hand. */
 import { type ChildProcess, spawn } from 'node:child_process';
-import { mkdirSync } from 'node:fs';
+import { mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import pg from 'pg';
-import { pino } from 'pino';
+import { type Logger, pino } from 'pino';
 import { tellLowBalances } from './agents/low-balance.js';
 import { watchReference } from './catalogue/reference.js';
-import { startCentre } from './centre.js';
+import { type Centre, startCentre } from './centre.js';
 import { type Config, loadConfig, makeDataDir, SetupError, secretKey } from './config.js';
+import type { Spans } from './core/way.js';
 import { connectOptions, type DatabaseAddress, openPool } from './db/connect.js';
 import { ensurePostgres } from './db/embedded.js';
-import { migrate } from './db/migrate.js';
+import { migrate, migrationNames } from './db/migrate.js';
 import { type DemoFile, demoFile, firstPayment } from './demo-file.js';
 import { createMailer } from './mail.js';
+import { createMonitor, databaseMsMax, type Monitor } from './monitor/monitor.js';
+import type { Phase } from './monitor/readiness.js';
 import { buildServer } from './protocol/server.js';
 import type { Sender } from './providers/contract.js';
 
 const root = fileURLToPath(new URL('../../../', import.meta.url));
+const packageFile = fileURLToPath(new URL('../package.json', import.meta.url));
 const sqlDirectory = fileURLToPath(new URL('../sql/', import.meta.url));
 const stopMsMax = 9500;
 const echoMs = 1000;
@@ -62,7 +66,7 @@ export async function main(options: MainOptions): Promise<void> {
 
   const ready = start(options, say, undo).catch(async (error: unknown) => {
     const known = error instanceof SetupError || (error as NodeJS.ErrnoException).syscall === 'listen';
-    console.error(known ? `tolem: ${explain(error as Error)}` : error);
+    console.error(known ? `tolem: ${explain(error as Error, 'TOLEM')}` : error);
     await stop();
     process.exit(1);
   });
@@ -75,6 +79,7 @@ async function start(
   undo: (() => Promise<void>)[],
 ): Promise<void> {
   const config = loadConfig(process.env, { root });
+  let phase: Phase = 'starting';
   const demo = config.demo === 'auto' ? options.demo : config.demo === 'on';
   const log = pino({ level: config.logLevel, base: null, timestamp: pino.stdTimeFunctions.isoTime });
   makeDataDir(config.dataDir);
@@ -109,6 +114,27 @@ async function start(
     dataDir: config.dataDir,
     log,
   });
+  const version = JSON.parse(readFileSync(packageFile, 'utf8')).version as string;
+  const spans = await tracing(version, log, undo);
+  const { monitorHost, monitorPort } = config;
+  const monitorPool = new pg.Pool({
+    ...connectOptions(app, {
+      name: 'monitor',
+      role: 'app',
+      settings: { statement_timeout: `${databaseMsMax}ms` },
+    }),
+    connectionTimeoutMillis: databaseMsMax,
+    query_timeout: databaseMsMax,
+    max: 1,
+  });
+  monitorPool.on('error', () => {});
+  const monitor = createMonitor({
+    pool: monitorPool,
+    migrations: migrationNames(sqlDirectory),
+    version,
+    reference: () => watch.current().reference,
+    phase: () => phase,
+  });
   const centre = startCentre({
     connection,
     pool,
@@ -121,7 +147,12 @@ async function start(
     batchMax: config.batchMax,
     wrapSender: options.wrapSender,
     chores: [{ name: 'low balances', everyMs: 5000, step: () => tellLowBalances(pool, mailer, log) }],
-    log,
+    watch: monitorPort === null ? undefined : monitor.watch,
+    spans,
+    // Without the level no line is even put together.
+    log: log.isLevelEnabled('debug')
+      ? log
+      : { info: log.info.bind(log), warn: log.warn.bind(log), error: log.error.bind(log) },
   });
 
   const server = buildServer({
@@ -140,12 +171,21 @@ async function start(
       ? { tls: { certFile: config.tlsCertPath, keyFile: config.tlsKeyPath } }
       : {}),
     logger: log,
+    onAnswer: monitorPort === null ? undefined : monitor.answered,
+    spans,
   });
+  // Closed after all that follows, so that it shows the way down too.
+  undo.push(() => monitor.close());
   // New requests are refused while those under way end; the centre answers 1 for what its provider has not answered.
   undo.push(async () => {
+    phase = 'draining';
     await Promise.all([server.close(), centre.stop()]);
   });
+  const monitorUrl =
+    monitorPort === null ? undefined : await startMonitor(monitor, centre, monitorHost, monitorPort);
+  if (monitorUrl) say(`The monitor answers on ${monitorUrl}/metrics`);
   await server.listen({ host: config.host, port: config.port });
+  phase = 'serving';
 
   const { port } = server.server.address() as { port: number };
   const baseUrl = `${config.tlsCertPath ? 'https' : 'http'}://${config.host}:${port}`;
@@ -157,7 +197,30 @@ async function start(
     const { active } = performance.eventLoopUtilization();
     process.send?.({ batches: centre.batches(), memory: process.memoryUsage(), busyMs: active });
   });
-  process.send?.({ ready: true, baseUrl });
+  process.send?.({ ready: true, baseUrl, monitorUrl });
+}
+
+async function startMonitor(monitor: Monitor, centre: Centre, host: string, port: number) {
+  try {
+    return await monitor.start(centre, host, port);
+  } catch (error) {
+    throw new SetupError(explain(error as Error, 'TOLEM_MONITOR'));
+  }
+}
+
+/** Where OpenTelemetry's variables name a collector; otherwise none of it is loaded. */
+async function tracing(
+  version: string,
+  log: Logger,
+  undo: (() => Promise<void>)[],
+): Promise<Spans | undefined> {
+  const { env } = process;
+  if (env.OTEL_SDK_DISABLED === 'true') return undefined;
+  if (!env.OTEL_EXPORTER_OTLP_ENDPOINT && !env.OTEL_EXPORTER_OTLP_TRACES_ENDPOINT) return undefined;
+  const { startTracing } = await import('./monitor/tracing.js');
+  const started = startTracing({ env, version, log });
+  undo.push(() => started.close());
+  return started.spans;
 }
 
 async function database(
@@ -215,12 +278,13 @@ async function startSandbox(config: Config, undo: (() => Promise<void>)[]): Prom
   }
 }
 
-function explain(error: Error): string {
+/** `settings`: what the two settings of the address and the port begin with. */
+function explain(error: Error, settings: 'TOLEM' | 'TOLEM_MONITOR'): string {
   const { code, port, address } = error as NodeJS.ErrnoException & { port?: number; address?: string };
   if (code === 'EADDRINUSE')
-    return `port ${port} on ${address} is in use: stop what listens there or set TOLEM_PORT`;
+    return `port ${port} on ${address} is in use: stop what listens there or set ${settings}_PORT`;
   if (code === 'EACCES')
-    return `port ${port} on ${address} may not be opened by this user: set TOLEM_PORT above 1023`;
-  if (code === 'EADDRNOTAVAIL') return `address ${address} is not one of this machine: set TOLEM_HOST`;
+    return `port ${port} on ${address} may not be opened by this user: set ${settings}_PORT above 1023`;
+  if (code === 'EADDRNOTAVAIL') return `address ${address} is not one of this machine: set ${settings}_HOST`;
   return error.message;
 }

@@ -85,6 +85,8 @@ describe('imports', () => {
       commander: 'cli',
       nodemailer: 'mail.ts',
       pino: 'main.ts',
+      'prom-client': 'monitor',
+      '@opentelemetry/api': 'monitor',
     };
     for (const [name, place] of Object.entries(places)) {
       const users = [...imports].filter(([, { packages }]) => packages.includes(name)).map(([path]) => path);

@@ -1,5 +1,6 @@
 /** What the use cases answer; the protocol edge turns these into JSON. */
 import type { Contract, Invoice } from './requests.js';
+import type { Way } from './way.js';
 
 /** The scheme's objects, as the answer carries them. */
 export interface Shown {
@@ -40,8 +41,8 @@ export interface BalanceAnswer {
 
 /** The use cases behind the six methods. They refuse by value; they throw only on a bug or when overloaded. */
 export interface UseCases {
-  check(agentId: bigint, request: import('./requests.js').CheckRequest): Promise<CheckAnswer>;
-  pay(agentId: bigint, request: import('./requests.js').PayRequest): Promise<PayAnswer>;
+  check(agentId: bigint, request: import('./requests.js').CheckRequest, way?: Way): Promise<CheckAnswer>;
+  pay(agentId: bigint, request: import('./requests.js').PayRequest, way?: Way): Promise<PayAnswer>;
   balance(agentId: bigint): Promise<BalanceAnswer>;
   operatorByPhone(
     phoneNumber: string,

@@ -39,7 +39,19 @@ export interface LaneOptions<In, Out> {
   readonly write: (client: LaneClient, batch: In[]) => Promise<Out[]>;
   /** Items with the same key never share a batch. */
   readonly keyOf?: (item: In) => string;
-  readonly onBatch?: (size: number, ms: number) => void;
+  readonly watch?: LaneWatch | undefined;
+}
+
+/** Told what the lane does, as it does it. Times are those of `performance.now()`. */
+export interface LaneWatch {
+  wrote(
+    lane: string,
+    batch: readonly { readonly queuedAt: number }[],
+    startedAt: number,
+    endedAt: number,
+  ): void;
+  /** So many items were refused, or are not known to be written. */
+  failed(lane: string, items: number): void;
 }
 
 /** A server that has not answered a batch by then is taken for lost. */
@@ -55,12 +67,20 @@ export class Lane<In, Out> {
   private running = false;
   private client: LaneClient | null = null;
   private closed = false;
+  /** When the first item of the batch being written was queued. */
+  private writingSince: number | null = null;
   readonly sizes = { batches: 0, items: 0, largest: 0 };
 
   constructor(private readonly options: LaneOptions<In, Out>) {}
 
   get waiting(): number {
     return this.queue.length;
+  }
+
+  /** How long the oldest item has been here, its writing included; 0 when there is none. */
+  get oldestMs(): number {
+    const since = this.writingSince ?? this.queue[0]?.queuedAt;
+    return since === undefined ? 0 : performance.now() - since;
   }
 
   submit(item: In): Promise<Out> {
@@ -87,7 +107,10 @@ export class Lane<In, Out> {
     while (this.queue.length > 0) {
       const client = this.client ?? (await this.connect());
       if (!client) continue;
-      await this.writeOut(client, this.takeBatch());
+      const batch = this.takeBatch();
+      this.writingSince = batch[0]!.queuedAt;
+      await this.writeOut(client, batch);
+      this.writingSince = null;
     }
     this.running = false;
   }
@@ -120,16 +143,17 @@ export class Lane<In, Out> {
         this.sizes.batches += 1;
         this.sizes.items += batch.length;
         this.sizes.largest = Math.max(this.sizes.largest, batch.length);
-        this.options.onBatch?.(batch.length, performance.now() - startedAt);
         batch.forEach((each, index) => {
           each.resolve(out[index]!);
         });
+        this.options.watch?.wrote(this.options.name, batch, startedAt, performance.now());
         return;
       } catch (error) {
         const code = (error as { code?: string }).code;
         const lost = code === undefined || !/^[0-9A-Z]{5}$/.test(code) || serverTrouble.test(code);
         if (lost || client !== this.client) {
           this.drop(client);
+          this.options.watch?.failed(this.options.name, batch.length);
           for (const each of batch) each.reject(new LaneBroken(this.options.name, error, true));
           return;
         }
@@ -138,6 +162,7 @@ export class Lane<In, Out> {
           continue;
         }
         if (batch.length === 1) {
+          this.options.watch?.failed(this.options.name, 1);
           batch[0]!.reject(error as Error);
           return;
         }
@@ -176,6 +201,8 @@ export class Lane<In, Out> {
         if (waiter.queuedAt <= tooOld) waiter.reject(new LaneBroken(this.options.name, error, false));
         else kept.push(waiter);
       }
+      if (kept.length < this.queue.length)
+        this.options.watch?.failed(this.options.name, this.queue.length - kept.length);
       this.queue = kept;
       await new Promise((done) => setTimeout(done, 100));
       return null;

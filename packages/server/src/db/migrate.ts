@@ -50,6 +50,11 @@ export async function migrate(
   }
 }
 
+/** The names of all that this build knows, in order. */
+export function migrationNames(directory: string): string[] {
+  return readMigrations(directory).map(({ name }) => name);
+}
+
 function readMigrations(directory: string): Migration[] {
   const names = readdirSync(directory).filter((name) => name.endsWith('.sql') && name !== 'schema.sql');
   return names.sort().map((name, index) => {

@@ -18,6 +18,8 @@ export interface Log {
 export interface RunningLoops {
   /** Makes every loop look at once. */
   wake(): void;
+  /** By loop: its pause, and how long ago a step of it last ended well. */
+  turns(): { readonly loop: string; readonly everyMs: number; readonly sinceMs: number }[];
   /** Lets the steps under way end. */
   stop(): Promise<void>;
 }
@@ -42,12 +44,14 @@ export function runLoops(loops: readonly Loop[], log: Log): RunningLoops {
       sleepers.add(done);
     });
 
+  const turnedAt = new Map(loops.map((loop) => [loop.name, performance.now()]));
   const running = loops.map(async (loop) => {
     let failing = false;
     while (!stopped) {
       let did = 0;
       try {
         did = await loop.step();
+        turnedAt.set(loop.name, performance.now());
         if (failing) log.info({ loop: loop.name }, 'the loop works again');
         failing = false;
       } catch (error) {
@@ -61,6 +65,12 @@ export function runLoops(loops: readonly Loop[], log: Log): RunningLoops {
 
   return {
     wake,
+    turns: () =>
+      loops.map(({ name, everyMs }) => ({
+        loop: name,
+        everyMs,
+        sinceMs: performance.now() - turnedAt.get(name)!,
+      })),
     async stop() {
       stopped = true;
       wake();

@@ -3,9 +3,11 @@ import { type CheckAnswer, Overloaded } from '../core/answers.js';
 import type { Reference } from '../core/catalogue.js';
 import { decideCheck, fundsSuffice, inquiryWords, notAsked } from '../core/decide.js';
 import type { CheckRequest, Offer } from '../core/requests.js';
+import { step, type Way } from '../core/way.js';
 import { LaneBroken } from '../db/lane.js';
 import type { Sender } from '../providers/contract.js';
 import { externalIdOf, fingerprintOf, shownOf } from './order.js';
+import { callFacts, callSpanFacts, type PaymentLog } from './outcome.js';
 import type { PaymentStore, Quoted } from './store.js';
 
 export interface CheckParts {
@@ -13,9 +15,15 @@ export interface CheckParts {
   readonly sender: Sender;
   readonly reference: () => Reference;
   readonly quoteTtlMs: number;
+  readonly log: PaymentLog;
 }
 
-export async function check(parts: CheckParts, agentId: bigint, request: CheckRequest): Promise<CheckAnswer> {
+export async function check(
+  parts: CheckParts,
+  agentId: bigint,
+  request: CheckRequest,
+  way?: Way,
+): Promise<CheckAnswer> {
   const reference = parts.reference();
   const agent = reference.agents.get(agentId);
   if (!agent) throw new Error(`agent ${agentId} is not in the reference data`);
@@ -27,14 +35,21 @@ export async function check(parts: CheckParts, agentId: bigint, request: CheckRe
   let offer: Offer | null = null;
   if (decision.kind === 'inquire') {
     const { service } = decision;
-    const { outcome } = await parts.sender.check(service.providerId, {
+    const inquiry = {
       externalId: externalIdOf(agentId, request.agentTransactionId),
       serviceCode: service.providerServiceCode,
       account: request.account,
       amountMinor: service.currency === agent.currency ? request.amountToMinor : null,
       currency: service.currency,
       extras: request.extras,
-    });
+    };
+    const { outcome, record } = await step(
+      way?.span,
+      'provider check',
+      () => parts.sender.check(service.providerId, inquiry),
+      (told) => callSpanFacts(service.providerId, told?.record),
+    );
+    parts.log.debug?.({ reqId: way?.reqId, ...callFacts(service.providerId, record) }, 'provider called');
     if (outcome.kind === 'ok') {
       const { kind: _, ...told } = outcome;
       offer = told;

@@ -1,6 +1,17 @@
 /** What a provider's answer makes of a payment: the one table for first answers and later inquiries. Pure. */
 import { State } from '../core/states.js';
+import type { Facts } from '../core/way.js';
 import type { CallRecord, NotSent, PayOutcome, StatusOutcome } from '../providers/contract.js';
+
+/**
+ * Lines about a payment carry its transactionId, and the reqId of the request they belong to. `debug` is absent where
+ * such lines are not kept.
+ */
+export interface PaymentLog {
+  debug?(facts: object, message: string): void;
+  warn(facts: object, message: string): void;
+  error(facts: object, message: string): void;
+}
 
 export type Consequence =
   | {
@@ -55,6 +66,15 @@ export function consequenceOf(
     case 'unknown':
       return { kind: 'inquire', nextMs: pauseMs(tries), acknowledged: false };
   }
+}
+
+/** A call for the log: its detail stays in the payment's history, since it quotes the provider. */
+export function callFacts(providerId: string, { call, outcome, httpStatus, durationMs }: CallRecord) {
+  return { providerId, call, outcome, httpStatus, ms: durationMs };
+}
+
+export function callSpanFacts(providerId: string, record: CallRecord | undefined): Facts {
+  return { 'tolem.provider': providerId, ...(record && { 'tolem.outcome': record.outcome }) };
 }
 
 /** The history's line of a call. */

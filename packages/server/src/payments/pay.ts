@@ -14,12 +14,20 @@ import {
   paymentWords,
 } from '../core/decide.js';
 import { cutTo, type PayRequest } from '../core/requests.js';
-import { State } from '../core/states.js';
+import { State, stateFacts, stateName } from '../core/states.js';
+import { type Facts, step, type Way } from '../core/way.js';
 import { LaneBroken } from '../db/lane.js';
 import type { Sender } from '../providers/contract.js';
 import { detailsOf, externalIdOf, fingerprintOf, shownOf } from './order.js';
-import { callEvent, consequenceOf } from './outcome.js';
-import { type Claimed, open, type PaymentStore, type Settlement, type StoredPayment } from './store.js';
+import { callEvent, callFacts, callSpanFacts, consequenceOf, type PaymentLog } from './outcome.js';
+import {
+  type Claimed,
+  type NewPayment,
+  open,
+  type PaymentStore,
+  type Settlement,
+  type StoredPayment,
+} from './store.js';
 import { writeDetails } from './stored.js';
 
 export interface PayParts {
@@ -35,7 +43,16 @@ export interface PayParts {
   /** How long an agent waits for the provider before it is answered 1. */
   readonly payWaitMs: number;
   readonly inflightMax: number;
-  readonly log: { error(facts: object, message: string): void };
+  readonly log: PaymentLog;
+  readonly watch?: FundsWatch | undefined;
+}
+
+/** Told of agents' money, amounts and fees in minor units of the agent's currency. */
+export interface FundsWatch {
+  /** Set aside for a payment that was accepted now; one that waited for funds or terms is not told. */
+  held(agent: Agent, minor: bigint): void;
+  /** Given back by a payment that failed at its first call. */
+  returned(agent: Agent, minor: bigint): void;
 }
 
 export class PayStory {
@@ -45,11 +62,11 @@ export class PayStory {
 
   constructor(private readonly parts: PayParts) {}
 
-  async pay(agentId: bigint, request: PayRequest): Promise<PayAnswer> {
+  async pay(agentId: bigint, request: PayRequest, way?: Way): Promise<PayAnswer> {
     if (this.working >= this.parts.inflightMax) throw new Overloaded('too many payments in progress', 1);
     this.working += 1;
     try {
-      return await this.story(agentId, request);
+      return await this.story(agentId, request, way);
     } catch (error) {
       // The claim may or may not be committed; the lease sees to it. The agent repeats.
       if (error instanceof LaneBroken) throw new Overloaded(error.message, 1);
@@ -71,8 +88,8 @@ export class PayStory {
     }
   }
 
-  private async story(agentId: bigint, request: PayRequest): Promise<PayAnswer> {
-    const { leaseMs, payWaitMs } = this.parts;
+  private async story(agentId: bigint, request: PayRequest, way: Way | undefined): Promise<PayAnswer> {
+    const { leaseMs, payWaitMs, log, watch } = this.parts;
     const reference = this.parts.reference();
     const agent = reference.agents.get(agentId);
     if (!agent) throw new Error(`agent ${agentId} is not in the reference data`);
@@ -91,7 +108,7 @@ export class PayStory {
       }
       if (decision.kind === 'invalid') return refusal(202, decision.reason, null);
 
-      const inquired = await this.inquire(agent, request, decision.service, found);
+      const inquired = await this.inquire(agent, request, decision.service, found, way);
       if (inquired.kind === 'unknown') return refusal(1, null, inquired.transactionId);
       decision =
         inquired.kind === 'refused'
@@ -108,7 +125,7 @@ export class PayStory {
 
     const accepted = decision.kind === 'accept' ? decision : null;
     const leaseEnds = elapsedMs() + leaseMs();
-    const claimed = await store.accept({
+    const payment: NewPayment = {
       agentId,
       agentTransactionId: request.agentTransactionId,
       state: accepted ? accepted.state : State.failed,
@@ -128,11 +145,14 @@ export class PayStory {
       details: accepted ? writeDetails(detailsOf(accepted, request)) : null,
       shown,
       identity: this.sealIdentity(request),
-    });
+    };
+    const claimed = await step(way?.span, 'accept', () => store.accept(payment), spanFacts);
+    log.debug?.({ ...lineFacts(way, claimed), fresh: claimed.fresh }, 'claimed');
     if (!claimed.fresh) return this.repeat(reference, agent, request, claimed, fingerprint, null);
+    if (stateFacts[claimed.state].holds) watch?.held(agent, payment.amountToMinor + payment.feeMinor);
     if (claimed.state !== State.sending || !accepted) return answerOf({ ...claimed, shown });
 
-    const sent = this.send(agent, request, accepted, { ...claimed, shown }, leaseEnds);
+    const sent = this.send(agent, request, accepted, { ...claimed, shown }, leaseEnds, way);
     return this.waits.forAnswer(sent, payWaitMs, () => {
       // The agent has its answer; the work goes on and still counts.
       this.working += 1;
@@ -150,8 +170,9 @@ export class PayStory {
     accepted: Accept,
     claimed: Claimed,
     leaseEnds: number,
+    way: Way | undefined,
   ): Promise<PayAnswer> {
-    const { sender, log } = this.parts;
+    const { sender, log, watch } = this.parts;
     const store = this.parts.storeOf(agent.shard);
     const providerId = accepted.service.providerId;
     const work = async (): Promise<PayAnswer> => {
@@ -167,9 +188,15 @@ export class PayStory {
         acceptedAt: claimed.acceptedAt,
       };
       const sendBefore = leaseEnds - sender.callMsMax(providerId) - leaseMarginMs;
-      const { outcome, record } = await sender.pay(providerId, order, sendBefore);
+      const { outcome, record } = await step(
+        way?.span,
+        'provider pay',
+        () => sender.pay(providerId, order, sendBefore),
+        (told) => callSpanFacts(providerId, told?.record),
+      );
+      log.debug?.({ ...lineFacts(way, claimed), ...callFacts(providerId, record) }, 'provider called');
       const consequence = consequenceOf(outcome, 0, false);
-      const settled = await store.settle({
+      const settlement: Settlement = {
         ...settlementOf(consequence, claimed),
         transactionId: claimed.transactionId,
         agentId: agent.agentId,
@@ -177,12 +204,16 @@ export class PayStory {
         fence: 0,
         event: callEvent(record),
         leaseId: claimed.leaseId,
-      });
+      };
+      const settled = await step(way?.span, 'settle', () => store.settle(settlement), spanFacts);
+      log.debug?.({ ...lineFacts(way, settled), moved: settled.moved }, 'settled');
+      if (settled.moved && settled.state === State.failed)
+        watch?.returned(agent, request.amountToMinor + accepted.feeMinor);
       return answerOf(settled);
     };
     return work().catch((error: unknown) => {
       log.error(
-        { transactionId: String(claimed.transactionId), error: String(error) },
+        { ...lineFacts(way, claimed), error: String(error) },
         'a payment could not be settled here; it will be inquired about when its lease ends',
       );
       return answerOf(claimed);
@@ -194,26 +225,38 @@ export class PayStory {
     request: PayRequest,
     service: Accept['service'],
     found: Awaited<ReturnType<PaymentStore['find']>>,
+    way: Way | undefined,
   ) {
-    const { sender, reference } = this.parts;
+    const { sender, reference, log } = this.parts;
     const inputs = fingerprintOf(inquiryWords(service, request));
     const quote = found.quote?.fresh && found.quote.inputs === inputs ? found.quote : null;
     const rateE10 = quote?.rateE10 ?? reference().rates.get(`${agent.currency}/${service.currency}`) ?? null;
     if (quote?.offer) return { kind: 'offered' as const, offer: quote.offer, rateE10 };
     if (!service.inquiryRequired) return { kind: 'offered' as const, offer: {}, rateE10 };
 
-    const { outcome } = await sender.check(service.providerId, {
+    const inquiry = {
       externalId: externalIdOf(agent.agentId, request.agentTransactionId),
       serviceCode: service.providerServiceCode,
       account: request.account,
       amountMinor: service.currency === agent.currency ? request.amountToMinor : null,
       currency: service.currency,
       extras: request.extras,
-    });
+    };
+    const { outcome, record } = await step(
+      way?.span,
+      'provider check',
+      () => sender.check(service.providerId, inquiry),
+      (told) => callSpanFacts(service.providerId, told?.record),
+    );
+    const transactionId = found.quote?.transactionId.toString();
+    log.debug?.(
+      { reqId: way?.reqId, transactionId, ...callFacts(service.providerId, record) },
+      'provider called',
+    );
     if (outcome.kind === 'refused') return outcome;
     if (outcome.kind === 'ok') return { kind: 'offered' as const, offer: outcome, rateE10 };
     // Nothing is accepted and nothing is paid; only the number the agent will meet again is kept.
-    const { transactionId } = await this.parts.storeOf(agent.shard).quote({
+    const quoted = await this.parts.storeOf(agent.shard).quote({
       agentId: agent.agentId,
       agentTransactionId: request.agentTransactionId,
       inputs,
@@ -221,7 +264,7 @@ export class PayStory {
       rateE10: null,
       ttlMs: 0,
     });
-    return { kind: 'unknown' as const, transactionId };
+    return { kind: 'unknown' as const, transactionId: quoted.transactionId };
   }
 
   /** The same id again. Whatever the repeat says, the payment goes on untouched. */
@@ -287,6 +330,20 @@ function settlementOf(
   const { to, code, reference, displays } = consequence;
   const shown = displays ? { ...claimed.shown, displays: { ...claimed.shown?.displays, ...displays } } : null;
   return { to, code, reason: null, reference, shown, what: null, nextMs: 0, acknowledged: false };
+}
+
+function lineFacts(way: Way | undefined, { transactionId, state, code }: StoredPayment) {
+  return { reqId: way?.reqId, transactionId: String(transactionId), state: stateName(state), code };
+}
+
+function spanFacts(payment: StoredPayment | undefined): Facts {
+  if (!payment) return {};
+  const { transactionId, state, code } = payment;
+  return {
+    'tolem.transaction_id': String(transactionId),
+    'tolem.state': stateName(state),
+    'tolem.result': code,
+  };
 }
 
 function answerOf(payment: StoredPayment): PayAnswer {

@@ -5,7 +5,7 @@ import type pg from 'pg';
 import type { Shown } from '../core/answers.js';
 import type { Offer } from '../core/requests.js';
 import { type State, sourcesMask, stateFacts, states, statesMask } from '../core/states.js';
-import { Lane, LaneBroken, type LaneClient, plainArray, textArray } from '../db/lane.js';
+import { Lane, LaneBroken, type LaneClient, type LaneWatch, plainArray, textArray } from '../db/lane.js';
 import { readOffer, readShown, writeOffer, writeShown } from './stored.js';
 
 /** A payment to be claimed, as decided. Amounts in minor units of `currency`. */
@@ -125,6 +125,9 @@ export interface StoreOptions {
   readonly batchMax: number;
   /** How long a request waits for a lost database. */
   readonly waitMsMax: number;
+  readonly watch?: LaneWatch | undefined;
+  /** Told of an outcome that contradicts what the payment is already; its history has it as `not_moved`. */
+  readonly onContradiction?: (() => void) | undefined;
 }
 
 export class PaymentStore {
@@ -137,8 +140,8 @@ export class PaymentStore {
   private readonly leases = new Map<bigint, number>();
 
   constructor(private readonly options: StoreOptions) {
-    const { connection, batchMax, waitMsMax } = options;
-    const common = { connection, batchMax, waitMsMax };
+    const { connection, batchMax, waitMsMax, watch } = options;
+    const common = { connection, batchMax, waitMsMax, watch };
     this.accepts = new Lane<NewPayment, Claimed>({
       ...common,
       name: 'accept',
@@ -215,7 +218,17 @@ export class PaymentStore {
     return this.balances.submit(agentId);
   }
 
-  /** Batches written so far by lane, for the metrics and the bench. */
+  /** What each lane has to write now. */
+  lanes(): { readonly lane: string; readonly waiting: number; readonly oldestMs: number }[] {
+    const { accepts: accept, settles: settle, finds: find, quotes: quote, balances: balance } = this;
+    return Object.entries({ accept, settle, find, quote, balance }).map(([lane, { waiting, oldestMs }]) => ({
+      lane,
+      waiting,
+      oldestMs,
+    }));
+  }
+
+  /** Batches written so far by lane, for the bench. */
   sizes(): Record<string, { batches: number; items: number; largest: number }> {
     return {
       accept: { ...this.accepts.sizes },
@@ -325,7 +338,12 @@ export class PaymentStore {
       else this.leases.delete(leaseId);
     }
     const out = new Array<Settled>(batch.length);
-    for (const row of result.rows) out[Number(row.n) - 1] = { ...toStored(row), moved: row.moved };
+    for (const row of result.rows) {
+      const index = Number(row.n) - 1;
+      out[index] = { ...toStored(row), moved: row.moved };
+      const { to, code, event } = batch[index]!;
+      if (!row.moved && event && (row.state !== to || row.code !== code)) this.options.onContradiction?.();
+    }
     return out;
   }
 

@@ -4,12 +4,13 @@
  */
 import type pg from 'pg';
 import { reason } from '../core/codes.js';
-import { State, sourcesMask, statesMask } from '../core/states.js';
+import { State, sourcesMask, stateName, statesMask } from '../core/states.js';
+import { type Facts, type Span, type Spans, step } from '../core/way.js';
 import { plainArray } from '../db/lane.js';
 import type { Sender } from '../providers/contract.js';
 import { orderOfRow, type WaitingRow } from './order.js';
-import { callEvent, consequenceOf } from './outcome.js';
-import { open, type PaymentStore, type Settlement } from './store.js';
+import { callEvent, callFacts, callSpanFacts, consequenceOf, type PaymentLog } from './outcome.js';
+import { open, type PaymentStore, type Settled, type Settlement } from './store.js';
 import { readShown } from './stored.js';
 
 export type Db = Pick<pg.Pool, 'query'>;
@@ -20,14 +21,18 @@ export interface QueueParts {
   readonly sender: Sender;
   /** As long as a claimed payment may be worked on. */
   readonly leaseMs: () => number;
-  readonly log: { warn(facts: object, message: string): void };
+  readonly log: PaymentLog;
+  readonly spans?: Spans | undefined;
 }
 
 /**
  * Makes what dead processes were sending uncertain, so that the queue asks about it. Answers the number of payments.
  */
-export async function takeExpiredLeases(db: Db): Promise<number> {
-  return (await db.query('select * from take_expired_leases($1)', [100])).rowCount ?? 0;
+export async function takeExpiredLeases(db: Db, log: PaymentLog): Promise<number> {
+  const { rows } = await db.query<{ payment_id: bigint }>('select * from take_expired_leases($1)', [100]);
+  for (const { payment_id } of rows)
+    log.debug?.({ transactionId: String(payment_id) }, 'its lease ran out; it will be asked about');
+  return rows.length;
 }
 
 /** Claims up to `limit` due payments; the caller works each with `workOne`. */
@@ -37,8 +42,20 @@ export async function claim(parts: QueueParts, limit: number): Promise<WaitingRo
 }
 
 /** One claimed payment: ask about it, or send it, and write down what that proved. */
-export async function workOne(parts: QueueParts, row: WaitingRow, claimedAt: number): Promise<void> {
-  const { db, sender } = parts;
+export function workOne(parts: QueueParts, row: WaitingRow, claimedAt: number): Promise<void> {
+  const facts = { 'tolem.transaction_id': String(row.id), 'tolem.what': row.what, 'tolem.tries': row.tries };
+  return step(
+    parts.spans,
+    'queue step',
+    (span) => work(parts, row, claimedAt, span),
+    () => facts,
+  );
+}
+
+async function work(parts: QueueParts, row: WaitingRow, claimedAt: number, span: Span | null): Promise<void> {
+  const { db, sender, log } = parts;
+  const transactionId = String(row.id);
+  log.debug?.({ transactionId, what: row.what, tries: row.tries }, 'claimed from the queue');
   const offers = sender.offers(row.provider_id);
   const order = orderOfRow(row);
 
@@ -53,10 +70,16 @@ export async function workOne(parts: QueueParts, row: WaitingRow, claimedAt: num
   }
 
   const sendBefore = claimedAt + parts.leaseMs() - sender.callMsMax(row.provider_id) - 1000;
-  const { outcome, record } =
-    row.what === 'send'
-      ? await sender.pay(row.provider_id, order, sendBefore)
-      : await sender.status(row.provider_id, order);
+  const { outcome, record } = await step<Awaited<ReturnType<Sender['pay' | 'status']>>>(
+    span,
+    row.what === 'send' ? 'provider pay' : 'provider status',
+    () =>
+      row.what === 'send'
+        ? sender.pay(row.provider_id, order, sendBefore)
+        : sender.status(row.provider_id, order),
+    (told) => callSpanFacts(row.provider_id, told?.record),
+  );
+  log.debug?.({ transactionId, ...callFacts(row.provider_id, record) }, 'provider called');
   const trustedAfterMs = offers.notFoundTrustedAfterMs;
   const proves = trustedAfterMs !== null && Number(row.attempt_over_ms) >= trustedAfterMs;
   const event = callEvent(record);
@@ -66,7 +89,7 @@ export async function workOne(parts: QueueParts, row: WaitingRow, claimedAt: num
   const consequence = consequenceOf(asked, row.tries, proves);
   if (consequence.kind === 'end') {
     const shown = row.shown === null ? null : readShown(row.shown);
-    await parts.storeOf(row.shard).settle({
+    const settlement: Settlement = {
       transactionId: row.id,
       agentId: row.agent_id,
       to: consequence.to,
@@ -83,7 +106,14 @@ export async function workOne(parts: QueueParts, row: WaitingRow, claimedAt: num
       acknowledged: false,
       event,
       leaseId: null,
-    });
+    };
+    const settled = await step(
+      span,
+      'settle',
+      () => parts.storeOf(row.shard).settle(settlement),
+      (done): Facts => (done ? { 'tolem.state': stateName(done.state), 'tolem.result': done.code } : {}),
+    );
+    log.debug?.(settledLine(settled), 'settled');
     return;
   }
   const acknowledged = consequence.kind === 'inquire' && consequence.acknowledged;
@@ -97,6 +127,11 @@ export async function workOne(parts: QueueParts, row: WaitingRow, claimedAt: num
     event.kind,
     JSON.stringify(event.data),
   );
+  log.debug?.({ transactionId, what: consequence.kind, nextMs: consequence.nextMs }, 'postponed');
+}
+
+function settledLine({ transactionId, state, code, moved }: Settled) {
+  return { transactionId: String(transactionId), state: stateName(state), code, moved };
 }
 
 const unanswered = { kind: 'unknown', detail: 'the inquiry could not be sent' } as const;
@@ -123,7 +158,7 @@ async function postpone(
 }
 
 /** Moves on what funds now reach, oldest first. Answers the number of payments moved. */
-export async function resumeFunded(db: Db): Promise<number> {
+export async function resumeFunded(db: Db, log: PaymentLog): Promise<number> {
   // The oldest first, skipping what does not fit: a large payment does not keep small ones waiting. The function judges
   // again under the lock.
   const waiting = await db.query<{
@@ -155,16 +190,21 @@ export async function resumeFunded(db: Db): Promise<number> {
   }
   let moved = 0;
   for (const [shard, rows] of byShard) {
-    const result = await db.query('select * from resume_payments($1, $2, $3, $4, $5, $6, $7)', [
-      shard,
-      plainArray(rows.map((row) => row.payment_id)),
-      plainArray(rows.map((row) => row.agent_id)),
-      plainArray(rows.map(() => statesMask(State.awaitingFunds))),
-      plainArray(rows.map((row) => row.next_state)),
-      'funded',
-      '{}',
-    ]);
-    moved += result.rowCount ?? 0;
+    const result = await db.query<{ id: bigint; state: number; code: number }>(
+      'select * from resume_payments($1, $2, $3, $4, $5, $6, $7)',
+      [
+        shard,
+        plainArray(rows.map((row) => row.payment_id)),
+        plainArray(rows.map((row) => row.agent_id)),
+        plainArray(rows.map(() => statesMask(State.awaitingFunds))),
+        plainArray(rows.map((row) => row.next_state)),
+        'funded',
+        '{}',
+      ],
+    );
+    for (const { id, state, code } of result.rows)
+      log.debug?.({ transactionId: String(id), state: stateName(state), code }, 'funds arrived');
+    moved += result.rows.length;
   }
   return moved;
 }
@@ -174,6 +214,7 @@ export async function expire(
   db: Db,
   storeOf: (shard: number) => PaymentStore,
   waitMs: number,
+  log: PaymentLog,
 ): Promise<number> {
   const { rows } = await db.query<{
     payment_id: bigint;
@@ -199,6 +240,7 @@ export async function expire(
       }),
     ),
   );
+  for (const each of ended) log.debug?.(settledLine(each), 'waited too long');
   return ended.filter((each) => each.moved).length;
 }
 

@@ -1,6 +1,7 @@
 import type { UseCases } from '../core/answers.js';
 import type { Agent, Reference } from '../core/catalogue.js';
 import { reason } from '../core/codes.js';
+import type { Way } from '../core/way.js';
 import type { CatalogueAnswers } from './catalogue.js';
 import { type JsonObject, parseBody } from './json.js';
 import { renderBalance, renderCheck, renderCode, renderOperator, renderPay } from './render.js';
@@ -23,6 +24,8 @@ export interface Call {
 export interface Answer {
   readonly code: number;
   readonly body: string | Buffer;
+  /** For the log. */
+  readonly transactionId?: bigint | null;
   /** There when a shorter form of the body is worth offering. */
   readonly gzipped?: () => Promise<Buffer>;
 }
@@ -30,7 +33,7 @@ export interface Answer {
 export interface Method {
   /** `services` and `balance` take no parameters, so no body is a body too. */
   readonly bodyOptional?: true;
-  answer(call: Call): Answer | Promise<Answer>;
+  answer(call: Call, way: Way): Answer | Promise<Answer>;
 }
 
 /** The six methods of the contract by the last part of their path. They throw only what the use cases throw. */
@@ -62,23 +65,28 @@ export function methodsOf(
       },
     },
     check: {
-      async answer(call) {
+      async answer(call, way) {
         const shaped = shapeCheck(call.body, localTime);
         if (!shaped.ok) return refuse(shaped, call);
         const { agentId, language } = call.agent;
-        const answer = await useCases.check(agentId, shaped.request);
-        return { code: answer.code, body: renderCheck(answer, shaped.request.agentTransactionId, language) };
+        const answer = await useCases.check(agentId, shaped.request, way);
+        return {
+          code: answer.code,
+          body: renderCheck(answer, shaped.request.agentTransactionId, language),
+          transactionId: answer.transactionId,
+        };
       },
     },
     pay: {
-      async answer(call) {
+      async answer(call, way) {
         const shaped = shapePay(call.body, localTime);
         if (!shaped.ok) return refuse(shaped, call);
         const { agentId, language } = call.agent;
-        const answer = await useCases.pay(agentId, shaped.request);
+        const answer = await useCases.pay(agentId, shaped.request, way);
         return {
           code: answer.code,
           body: renderPay(answer, shaped.request.agentTransactionId, language, localTime),
+          transactionId: answer.transactionId,
         };
       },
     },

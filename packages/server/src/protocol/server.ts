@@ -12,6 +12,7 @@ import fastify, {
 import { Overloaded, type UseCases } from '../core/answers.js';
 import type { Agent, Language, Reference } from '../core/catalogue.js';
 import { type HttpError, httpErrors } from '../core/codes.js';
+import { type Span, type Spans, step } from '../core/way.js';
 import { type ArrayKey, CatalogueAnswers } from './catalogue.js';
 import { type Directory, identify } from './credentials.js';
 import { type Answer, codeOnly, type Method, methodsOf, type Received, readCall } from './methods.js';
@@ -39,7 +40,19 @@ export interface ServerParts {
   readonly directory: Directory;
   readonly tls?: TlsFiles;
   readonly logger: FastifyBaseLogger;
+  /** Told of every answer to a request that came to one of the six paths. */
+  readonly onAnswer?: OnAnswer | undefined;
+  readonly spans?: Spans | undefined;
 }
+
+/** `code`: the result code; undefined where the answer has none. */
+export type OnAnswer = (answer: {
+  readonly route: string;
+  readonly status: number;
+  readonly code?: number | undefined;
+  readonly ms?: number;
+  readonly agentId?: string | undefined;
+}) => void;
 
 const bodyBytesMax = 64 * 1024;
 const requestMsMax = 30_000;
@@ -88,7 +101,7 @@ export function buildServer(parts: ServerParts): FastifyInstance {
   app.setNotFoundHandler((_request, reply) => sendError(reply, 'not_found'));
   app.setErrorHandler((error, request, reply) => {
     if (request.is404) return sendError(reply, 'not_found');
-    return sendHttpError(error, request, reply);
+    return sendHttpError(error, request, reply, undefined);
   });
   app.get('/healthz', async (_request, reply) => {
     reply.header('content-type', jsonType);
@@ -99,7 +112,7 @@ export function buildServer(parts: ServerParts): FastifyInstance {
 }
 
 function serveProtocol(api: FastifyInstance, parts: ServerParts): void {
-  const { config, directory, logger } = parts;
+  const { config, directory, logger, onAnswer } = parts;
   const methods = methodsOf(
     parts.useCases,
     parts.reference,
@@ -137,7 +150,14 @@ function serveProtocol(api: FastifyInstance, parts: ServerParts): void {
     const startedMs = performance.now();
     const caller = identify(directory, parts.reference(), request.headers.authorization, request.ip);
     const agent = caller.ok || caller.error !== 'unauthorized' ? caller.agent : undefined;
-    const answer = caller.ok ? await answerTo(name, method, caller.agent, request, reply, body) : null;
+    const answer = caller.ok
+      ? await step(
+          parts.spans,
+          name,
+          (span) => answerTo(name, method, caller.agent, request, reply, body, span),
+          (done) => spanFacts(request, reply, caller.agent, done),
+        )
+      : null;
     // Asked only now: the server may have begun to close while the answer was made.
     if (closing) reply.header('connection', 'close');
     if (!caller.ok) sendError(reply, caller.error, agent?.language);
@@ -149,8 +169,10 @@ function serveProtocol(api: FastifyInstance, parts: ServerParts): void {
       status: reply.statusCode,
       code: answer?.code,
       ms: Math.round((performance.now() - startedMs) * 10) / 10,
+      transactionId: answer?.transactionId?.toString(),
     };
     logger.debug(facts, 'answered');
+    onAnswer?.(facts);
     if (!answer) return reply;
     reply.header('content-type', jsonType);
     if (!answer.gzipped || !acceptsGzip(request)) return answer.body;
@@ -165,11 +187,12 @@ function serveProtocol(api: FastifyInstance, parts: ServerParts): void {
     request: FastifyRequest,
     reply: FastifyReply,
     received: Received,
+    span: Span | null,
   ): Promise<Answer> => {
     const read = readCall(method, agent, received);
     if (!read.ok) return read.answer;
     try {
-      return await method.answer(read.call);
+      return await method.answer(read.call, { reqId: request.id, span });
     } catch (error) {
       // Nothing is known of the payment, so this must not read as final.
       logFailure(logger, error, request.id, name, agent);
@@ -190,14 +213,14 @@ function serveProtocol(api: FastifyInstance, parts: ServerParts): void {
           // A media type that cannot even be read is one more wrong type.
           if (error.code === 'FST_ERR_CTP_INVALID_MEDIA_TYPE')
             return serve(name, method, request, reply.code(200), null);
-          return sendHttpError(error, request, reply);
+          return sendHttpError(error, request, reply, { name, onAnswer });
         },
       });
       api.route({
         method: otherHttpMethods,
         url,
-        handler: methodNotAllowed,
-        errorHandler: (_error, request, reply) => methodNotAllowed(request, reply),
+        handler: (request, reply) => methodNotAllowed(request, reply, { name, onAnswer }),
+        errorHandler: (_error, request, reply) => methodNotAllowed(request, reply, { name, onAnswer }),
       });
     }
   }
@@ -208,13 +231,27 @@ function acceptsGzip(request: FastifyRequest): boolean {
   return /\bgzip\b(?!\s*;\s*q=0(\.0*)?\s*(,|$))/i.test(accepted);
 }
 
-function methodNotAllowed(request: FastifyRequest, reply: FastifyReply): FastifyReply {
-  return refuse(request, reply.header('allow', 'POST'), 'method_not_allowed');
+function methodNotAllowed(request: FastifyRequest, reply: FastifyReply, route: Route): FastifyReply {
+  return refuse(request, reply.header('allow', 'POST'), 'method_not_allowed', route);
+}
+
+/** Which of the six paths a request came to; undefined: none of them. */
+type Route = { readonly name: string; readonly onAnswer: OnAnswer | undefined } | undefined;
+
+function spanFacts(request: FastifyRequest, reply: FastifyReply, agent: Agent, answer: Answer | undefined) {
+  return {
+    'tolem.request_id': request.id,
+    'tolem.agent_id': String(agent.agentId),
+    'http.response.status_code': reply.statusCode,
+    ...(answer && { 'tolem.result': answer.code }),
+    ...(answer?.transactionId && { 'tolem.transaction_id': String(answer.transactionId) }),
+  };
 }
 
 /** For requests that came to one of the six paths and got no further. */
-function refuse(request: FastifyRequest, reply: FastifyReply, error: HttpError): FastifyReply {
+function refuse(request: FastifyRequest, reply: FastifyReply, error: HttpError, route: Route): FastifyReply {
   const { status } = httpErrors[error];
+  route?.onAnswer?.({ route: route.name, status });
   request.log.debug(
     { reqId: request.id, method: request.method, route: request.routeOptions.url, status },
     error,
@@ -223,16 +260,22 @@ function refuse(request: FastifyRequest, reply: FastifyReply, error: HttpError):
 }
 
 /** What went wrong before a route could answer: a body too large or not as long as announced, or a bug. */
-function sendHttpError(error: unknown, request: FastifyRequest, reply: FastifyReply): FastifyReply {
+function sendHttpError(
+  error: unknown,
+  request: FastifyRequest,
+  reply: FastifyReply,
+  route: Route,
+): FastifyReply {
   const { code, statusCode } = error as { code?: string; statusCode?: number };
   if (code === 'FST_ERR_CTP_BODY_TOO_LARGE') {
     // The rest of the body is read and dropped: cutting the connection could cost the client this answer.
     reply.removeHeader('connection');
-    return refuse(request, reply, 'body_too_large');
+    return refuse(request, reply, 'body_too_large', route);
   }
   if (statusCode !== undefined && statusCode >= 400 && statusCode < 500)
-    return refuse(request, reply, 'malformed_http');
+    return refuse(request, reply, 'malformed_http', route);
   logFailure(request.log, error, request.id, request.routeOptions.url ?? '', undefined);
+  route?.onAnswer?.({ route: route.name, status: 503, code: 1 });
   reply.code(503).header('retry-after', retryAfterS).header('content-type', jsonType);
   return reply.send(renderCode(1, null, 'ru'));
 }

@@ -31,6 +31,10 @@ export interface SenderOptions {
   readonly providers: () => ReadonlyMap<string, ProviderFacts>;
   readonly connectors: ReadonlyMap<string, ConnectorFactory>;
   readonly log: SenderLog;
+  /** Told of every call that ended, `not_sent` included; the time is from the asking to the answer. */
+  readonly onCall?:
+    | ((providerId: string, call: CallRecord['call'], outcome: string, ms: number) => void)
+    | undefined;
 }
 
 /** What the sender reads of a provider's settings; connectors read their own keys. */
@@ -59,7 +63,7 @@ const sweepMs = 50;
 
 type Reply = { readonly kind: 'answered'; readonly response: HttpResponse } | NotSent | Unknown;
 
-export function createSender({ providers, connectors, log }: SenderOptions): Sender {
+export function createSender({ providers, connectors, log, onCall }: SenderOptions): Sender {
   interface Entry {
     facts: ProviderFacts;
     readonly key: string;
@@ -123,12 +127,14 @@ export function createSender({ providers, connectors, log }: SenderOptions): Sen
     const startedAt = new Date().toISOString();
     const startedMs = performance.now();
     const [outcome, httpStatus] = await talk();
+    const ms = performance.now() - startedMs;
+    onCall?.(providerId, name, outcome.kind, ms);
     return {
       outcome,
       record: {
         call: name,
         startedAt,
-        durationMs: Math.round(performance.now() - startedMs),
+        durationMs: Math.round(ms),
         httpStatus,
         outcome: outcome.kind,
         detail: recordDetail(outcome),
@@ -194,6 +200,10 @@ export function createSender({ providers, connectors, log }: SenderOptions): Sen
       ),
     offers: (providerId) => entryOf(providerId).connector.offers,
     callMsMax: (providerId) => entryOf(providerId).line.callMsMax,
+    loads: () =>
+      [...entries].flatMap(([providerId, { ready }]) =>
+        'line' in ready ? [{ providerId, ...ready.line.load }] : [],
+      ),
     close: async (ms) => {
       await Promise.all([...lines].map((line) => line.close(ms)));
     },
@@ -225,6 +235,10 @@ class Line {
     this.origin = url.origin;
     this.pathPrefix = url.pathname.replace(/\/$/, '');
     this.callMsMax = settings.connectTimeoutMs + settings.answerMsMax + 2 * sweepMs;
+  }
+
+  get load(): { readonly underWay: number; readonly waiting: number } {
+    return { underWay: this.slots.filter((slot) => slot.call).length, waiting: this.waiting.length };
   }
 
   /** Sends once, if the request can leave before that moment of `elapsedMs()`. Never rejects. */

@@ -141,6 +141,8 @@ export interface Server {
   readonly pid: number;
   /** The base URL; rejects with what the process said when it ended before it was ready. */
   readonly ready: Promise<string>;
+  /** The monitor's base URL, once it is ready. */
+  readonly monitor: Promise<string>;
   readonly ended: Promise<{ readonly code: number | null; readonly signal: NodeJS.Signals | null }>;
   /** The last of its output. */
   said(): string;
@@ -160,20 +162,21 @@ function startServer(env: Readonly<Record<string, string>>, directory: string): 
   for (const stream of [child.stdout!, child.stderr!])
     stream.on('data', (chunk) => (said = (said + chunk).slice(-8000)));
   const ended = once(child, 'exit').then(([code, signal]) => ({ code, signal }));
-  const ready = new Promise<string>((resolve, reject) => {
+  const urls = new Promise<{ baseUrl: string; monitorUrl: string }>((resolve, reject) => {
     child.on('message', (message) => {
-      const { baseUrl } = message as { baseUrl?: string };
-      if (baseUrl) resolve(baseUrl);
+      if ((message as { ready?: true }).ready) resolve(message as { baseUrl: string; monitorUrl: string });
     });
     void ended.then(({ code, signal }) =>
       reject(new Error(`the server ended with ${code ?? signal}: ${said}`)),
     );
   });
   // A server that is killed on purpose before it is ready has nobody waiting for it.
-  ready.catch(() => {});
+  const [ready, monitor] = [urls.then(({ baseUrl }) => baseUrl), urls.then(({ monitorUrl }) => monitorUrl)];
+  for (const each of [ready, monitor]) each.catch(() => {});
   return {
     pid: child.pid!,
     ready,
+    monitor,
     ended,
     said: () => said,
     signal(name) {
@@ -329,6 +332,7 @@ export async function openScene(options: SceneOptions) {
     }): Server {
       const env = {
         TOLEM_PORT: String(over.port),
+        TOLEM_MONITOR_PORT: '0',
         TOLEM_DATA_DIR: options.embedded ? dataDir : join(dataDir, 'server'),
         ...(options.embedded ? {} : { TOLEM_DATABASE_URL: databaseUrl(postgres.connection) }),
         TOLEM_LOG_LEVEL: 'warn',
