@@ -2,16 +2,33 @@
  * Drives one method over HTTP with keep-alive: each connection sends its next request when the last one is answered.
  * Plain sockets, so that the driver takes as little of a shared machine as it can. Answers a JSON line on stdout.
  *
- *   node load.mjs '{"port":8020,"token":"…","path":"/api/v20/pay","connections":64,"seconds":10,"serviceId":"P1011","firstId":1}'
+ *   node load.mjs '{"ports":[8020],"token":"…","path":"/api/v20/pay","connections":64,"seconds":10,"serviceId":"P1011","firstId":1}'
  */
 import { connect } from 'node:net';
 
 const options = JSON.parse(process.argv[2]);
-const { port, tokens, path, connections, seconds, warmupSeconds = 1, serviceId, firstId } = options;
+const {
+  ports,
+  tokens,
+  path,
+  connections,
+  seconds,
+  warmupSeconds = 1,
+  serviceId,
+  firstId,
+  repeatFrom,
+} = options;
 
 // Fixed-width ids, so that a request is written once per connection and only its digits change.
 const idDigits = 18;
 let nextId = BigInt(firstId);
+/** With `repeatFrom`, ids of payments made before, from there to `firstId`, by chance; else every id is new. */
+const repeatable = repeatFrom === undefined ? 0 : Number(BigInt(firstId) - BigInt(repeatFrom));
+function idToSend() {
+  if (repeatable > 0) return BigInt(repeatFrom) + BigInt(Math.floor(Math.random() * repeatable));
+  nextId += 1n;
+  return nextId - 1n;
+}
 const codes = {};
 const statuses = {};
 let counting = false;
@@ -27,7 +44,7 @@ const noId = '0'.repeat(idDigits);
 
 function requestOf(index) {
   const body =
-    `{"serviceId":"${serviceId}","account":"7770${String(index).padStart(6, '1')}","agentTransactionId":${noId},` +
+    `{"serviceId":"${serviceId}","account":"7770111118","agentTransactionId":${noId},` +
     `"agentTransactionDate":"${date}","amountTo":200.00,"amountFrom":200.00}`;
   const text =
     `POST ${path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer ${tokens[index % tokens.length]}\r\n` +
@@ -37,7 +54,7 @@ function requestOf(index) {
 
 function drive(index) {
   return new Promise((resolve) => {
-    const socket = connect({ port, host: '127.0.0.1', noDelay: true });
+    const socket = connect({ port: ports[index % ports.length], host: '127.0.0.1', noDelay: true });
     const { bytes, idAt } = requestOf(index);
     let sentAt = 0;
     let part = null;
@@ -46,8 +63,7 @@ function drive(index) {
         socket.end();
         return resolve();
       }
-      bytes.latin1Write(String(nextId), idAt, idDigits);
-      nextId += 1n;
+      bytes.latin1Write(String(idToSend()), idAt, idDigits);
       sentAt = performance.now();
       socket.write(bytes);
     };

@@ -1,6 +1,7 @@
 /**
- * Measures the centre on this machine: `npm run bench [-- --seconds 10 --connections 1,64,256,1000 --agents 1]`.
- * `--only 'instant'` measures the rows whose name matches, `--skip-pgbench` leaves the comparison out.
+ * Measures the centre on this machine: `npm run bench [-- --seconds 10 --connections 1,64,256,1000]`.
+ * `--only 'instant'` measures the rows whose name matches, `--skip-pgbench` leaves the comparison out, `--stored 20000000`
+ * begins with so many payments in the database.
  *
  * Starts an embedded PostgreSQL with fsync and synchronous_commit on, two sandbox providers over real HTTP (one answers
  * at once, one after 50 ms), the centre as a process, and the load as another. The instant provider is one inside the
@@ -36,7 +37,8 @@ const { values: options } = parseArgs({
   options: {
     seconds: { type: 'string', default: '8' },
     connections: { type: 'string', default: '1,64,256,1000' },
-    agents: { type: 'string', default: '1' },
+    agents: { type: 'string', default: '500' },
+    stored: { type: 'string', default: '0' },
     delays: { type: 'string', default: '0,50' },
     only: { type: 'string', default: '' },
     'skip-pgbench': { type: 'boolean', default: false },
@@ -47,6 +49,7 @@ const seconds = Number(options.seconds);
 const connectionCounts = options.connections.split(',').map(Number);
 const delays = options.delays.split(',').map(Number);
 const scales = [1, 50];
+const twoProcesses = 'pay, instant provider, two processes';
 
 const directory = mkdtempSync(join(tmpdir(), 'tolem-bench-'));
 chmodSync(directory, 0o711);
@@ -123,6 +126,7 @@ async function bench() {
     );
   }
   const tokens = [];
+  const agents = [];
   for (let i = 0; i < Number(options.agents); i += 1) {
     const agent = await createAgent(
       client,
@@ -133,6 +137,7 @@ async function bench() {
     const { tokenId, token } = await createToken(client, agent.agentId, 'bench', 'bench');
     await confirmToken(client, tokenId, 'bench');
     tokens.push(token);
+    agents.push(agent.agentId);
   }
   const { rows } = await client.query(
     `select version(), current_setting('fsync') fsync, current_setting('synchronous_commit') sync`,
@@ -146,6 +151,12 @@ async function bench() {
     synchronousCommit: rows[0].sync,
   };
 
+  if (Number(options.stored) > 0) {
+    step(`writing ${options.stored} payments`);
+    const { fill } = await import('./fill.mjs');
+    await fill(client, agents, Number(options.stored), step);
+  }
+
   step('starting the centre');
   const centre = await startCentre(databaseUrl(postgres.connection));
   const idle = await report(centre);
@@ -157,11 +168,16 @@ async function bench() {
   const table = [];
   let firstId = 100_000_000_000_000_001n;
   const load = async (facts) => {
-    const options = { port: centre.port, tokens, seconds, firstId: String(firstId), ...facts };
+    const options = {
+      ...{ ports: [centre.port], tokens: tokens.slice(0, 1), seconds, firstId: String(firstId) },
+      ...facts,
+    };
+    const walFrom = await walPosition(client);
     const { stdout } = await run(process.execPath, [here('load.mjs'), JSON.stringify(options)]);
     const result = JSON.parse(stdout);
     firstId = BigInt(result.lastId) + 1n;
-    return result;
+    const walBytes = (await walPosition(client)) - walFrom;
+    return { ...result, walBytes: Math.round(Number(walBytes) / result.total) };
   };
   const wanted = new RegExp(options.only);
   const measure = async (name, facts) => {
@@ -202,6 +218,18 @@ async function bench() {
     for (const connections of connectionCounts) {
       await measure(name, { path: '/api/v20/pay', serviceId, connections });
     }
+  }
+  for (const connections of connectionCounts.filter((each) => each === 256)) {
+    const pay = { path: '/api/v20/pay', serviceId: 'BI', connections };
+    const repeatFrom = String(firstId);
+    await measure('pay, instant provider, again', pay);
+    await measure('repeat of a final payment', { ...pay, repeatFrom });
+    await measure(`pay, instant provider, ${tokens.length} agents`, { ...pay, tokens });
+    await measure('balance', { ...pay, path: '/api/v20/balance' });
+    if (!wanted.test(twoProcesses)) continue;
+    const second = await startCentre(databaseUrl(postgres.connection));
+    await measure(twoProcesses, { ...pay, ports: [centre.port, second.port] });
+    await second.stop();
   }
   for (const connections of connectionCounts.filter((each) => each === 1 || each === 256)) {
     await measure('pay with inquiry, HTTP', { path: '/api/v20/pay', serviceId: 'P1011', connections });
@@ -249,6 +277,7 @@ function print(result) {
     ['load us', (row) => row.loadCpuMicros],
     ['cpu us', (row) => row.cpuMicros],
     ['db us', (row) => row.databaseCpuMicros],
+    ['WAL B', (row) => row.walBytes],
     [
       'codes',
       (row) =>
@@ -327,21 +356,28 @@ async function startCentre(url) {
       ...process.env,
       TOLEM_DATABASE_URL: url,
       TOLEM_PORT: '0',
+      TOLEM_MONITOR_PORT: '0',
       TOLEM_DATA_DIR: join(directory, 'centre'),
     },
   });
-  undo.push(
-    () =>
-      new Promise((resolve) => {
-        child.once('exit', resolve);
-        child.kill('SIGTERM');
-      }),
-  );
+  const ended = new Promise((resolve) => child.once('exit', resolve));
+  const stop = async () => {
+    child.kill('SIGTERM');
+    await ended;
+  };
+  undo.push(stop);
   const { baseUrl } = await new Promise((resolve, reject) => {
     child.once('message', resolve);
     child.once('exit', () => reject(new Error('the centre ended')));
   });
-  return { child, pid: child.pid, port: Number(new URL(baseUrl).port) };
+  return { child, pid: child.pid, port: Number(new URL(baseUrl).port), stop };
+}
+
+async function walPosition(client) {
+  const { rows } = await client.query(
+    "select pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::int8 as position",
+  );
+  return rows[0].position;
 }
 
 function report({ child }) {
