@@ -181,9 +181,11 @@ experiment({
           build: brokenBuild([
             {
               file: 'payments/pay.js',
-              from: 'const { outcome, record } = await sender.pay(providerId, order, sendBefore);',
-              to: `const outcome = { kind: 'executed', reference: null };
-                   const record = { call: 'pay', startedAt: '', durationMs: 0, httpStatus: null, outcome: 'executed', detail: null };`,
+              from: '() => sender.pay(providerId, order, sendBefore)',
+              to: `async () => ({
+                outcome: { kind: 'executed', reference: null },
+                record: { call: 'pay', startedAt: '', durationMs: 0, httpStatus: null, outcome: 'executed', detail: null },
+              })`,
             },
             {
               file: 'payments/pay.js',

@@ -15,14 +15,14 @@ const inPay = (name: string, before: string) => ({ name, file: 'payments/pay.js'
 const inQueue = (name: string, before: string) => ({ name, file: 'payments/waiting.js', before });
 
 export const failPoints: readonly FailPoint[] = [
-  inPay('pay: decided', 'const claimed = await store.accept({'),
+  inPay('pay: decided', 'const claimed = await step('),
   inPay('pay: accepted', 'if (!claimed.fresh)'),
-  inPay('pay: about to send', 'const { outcome, record } = await sender.pay(providerId, order, sendBefore);'),
+  inPay('pay: about to send', "const { outcome, record } = await step(way?.span, 'provider pay'"),
   inPay('pay: the provider has answered', 'const consequence = consequenceOf(outcome, 0, false);'),
   inPay('pay: settled', 'return answerOf(settled);'),
   inQueue('resolve: claimed', 'const offers = sender.offers(row.provider_id);'),
   inQueue('resolve: asked', 'const trustedAfterMs = offers.notFoundTrustedAfterMs;'),
-  inQueue('resolve: about to settle', 'await parts.storeOf(row.shard).settle({'),
+  inQueue('resolve: about to settle', 'const settled = await step('),
   inQueue('resolve: about to postpone', "const acknowledged = consequence.kind === 'inquire'"),
 ];
 
