@@ -1,0 +1,44 @@
+/** What agents have been told by a moment, held against a database. */
+import type pg from 'pg';
+import type { Payment } from '../support/crowd.js';
+import type { Violation } from '../support/oracle.js';
+
+export const keptRule = 'what was acknowledged is kept';
+
+export interface Told {
+  readonly name: string;
+  readonly transactionId: string;
+  /** Null: nothing final yet. */
+  readonly finalCode: number | null;
+}
+
+/** Of the newest payments, those an agent knows a transactionId or more of. */
+export function toldOf(payments: readonly Payment[], newest = 20_000): Told[] {
+  return payments.slice(-newest).flatMap(({ agentId, id, transactionIds, finalCodes }) => {
+    const [transactionId] = transactionIds;
+    const [finalCode = null] = finalCodes;
+    return transactionId === undefined ? [] : [{ name: `${agentId}-${id}`, transactionId, finalCode }];
+  });
+}
+
+/** What the database does not have, or has otherwise. It may know more: a payment told 1 may have ended since. */
+export async function notKept(db: pg.Pool, told: readonly Told[]): Promise<Violation[]> {
+  const { rows } = await db.query<{ name: string; id: bigint; code: number }>(
+    `select p.agent_id || '-' || p.agent_transaction_id as name, p.id, p.code
+     from unnest($1::text[]) as t (name)
+     join payments p on p.agent_id = split_part(t.name, '-', 1)::bigint
+       and p.agent_transaction_id = split_part(t.name, '-', 2)::bigint`,
+    [told.map(({ name }) => name)],
+  );
+  const kept = new Map(rows.map((row) => [row.name, row]));
+  return told.flatMap(({ name, transactionId, finalCode }) => {
+    const row = kept.get(name);
+    const same = row && String(row.id) === transactionId && (finalCode === null || row.code === finalCode);
+    if (same) return [];
+    const found = row ? `transactionId ${row.id}, code ${row.code}` : 'no payment';
+    const code = finalCode === null ? 'that it is under way' : `code ${finalCode}`;
+    return [
+      { rule: keptRule, object: name, found: `${found}; told transactionId ${transactionId}, ${code}` },
+    ];
+  });
+}
