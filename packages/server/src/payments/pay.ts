@@ -9,8 +9,10 @@ import {
   type Accept,
   accountLengthMax,
   decidePay,
+  type Inquire,
   inquiryWords,
   notAsked,
+  type PayDecision,
   paymentWords,
 } from '../core/decide.js';
 import { cutTo, type PayRequest } from '../core/requests.js';
@@ -94,11 +96,14 @@ export class PayStory {
     const agent = reference.agents.get(agentId);
     if (!agent) throw new Error(`agent ${agentId} is not in the reference data`);
     const store = this.parts.storeOf(agent.shard);
+    if (store.acceptMs > claimMsMax) throw new Overloaded('the database is behind', 1);
     const fingerprint = fingerprintOf(paymentWords(request));
 
     let decision = decidePay(reference, agent, request, notAsked);
     let shown = null;
-    if (decision.kind === 'accept' && decision.conversion)
+    // What cannot be sent soon is not taken; a payment that was taken before is answered as ever.
+    const isBehind = isForProvider(decision) && this.parts.sender.isBehind(decision.service.providerId);
+    if (decision.kind === 'accept' && (decision.conversion || isBehind))
       decision = { kind: 'inquire', service: decision.service };
     if (decision.kind === 'inquire' || decision.kind === 'invalid') {
       const found = await store.find(agentId, request.agentTransactionId);
@@ -107,6 +112,7 @@ export class PayStory {
         return this.repeat(reference, agent, request, found.payment, fingerprint, invalid);
       }
       if (decision.kind === 'invalid') return refusal(202, decision.reason, null);
+      if (isBehind) throw new Overloaded(`provider ${decision.service.providerId} is behind`, 1);
 
       const inquired = await this.inquire(agent, request, decision.service, found, way);
       if (inquired.kind === 'unknown') return refusal(1, null, inquired.transactionId);
@@ -299,6 +305,13 @@ export class PayStory {
     const { identityCard, fullName } = request;
     return identityCard || fullName ? this.parts.seal(JSON.stringify({ identityCard, fullName })) : null;
   }
+}
+
+/** A payment would be claimed later than that: better say so at once. */
+const claimMsMax = 1000;
+
+function isForProvider(decision: PayDecision): decision is Accept | Inquire {
+  return decision.kind === 'inquire' || (decision.kind === 'accept' && decision.state === State.sending);
 }
 
 /** Kept between the last moment a call could end and the end of the lease, for the commit and for scheduling. */

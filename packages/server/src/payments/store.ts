@@ -206,6 +206,11 @@ export class PaymentStore {
     throw error;
   }
 
+  /** How long the oldest payment has waited to be claimed, its writing included. */
+  get acceptMs(): number {
+    return this.accepts.oldestMs;
+  }
+
   find(agentId: bigint, agentTransactionId: bigint): Promise<Found> {
     return this.finds.submit({ agentId, agentTransactionId });
   }

@@ -58,6 +58,9 @@ const settingsShape = z.object({
 });
 type Settings = z.infer<typeof settingsShape>;
 
+/** Calls over which the mean of their time moves. */
+const usualOver = 16;
+
 /** Deadlines are looked at this often, for all calls of a line together. */
 const sweepMs = 50;
 
@@ -200,6 +203,13 @@ export function createSender({ providers, connectors, log, onCall }: SenderOptio
       ),
     offers: (providerId) => entryOf(providerId).connector.offers,
     callMsMax: (providerId) => entryOf(providerId).line.callMsMax,
+    isBehind: (providerId) => {
+      try {
+        return entryOf(providerId).line.isBehind;
+      } catch {
+        return true;
+      }
+    },
     loads: () =>
       [...entries].flatMap(([providerId, { ready }]) =>
         'line' in ready ? [{ providerId, ...ready.line.load }] : [],
@@ -228,6 +238,8 @@ class Line {
   private readonly free: Slot[] = [];
   private waiting: Call[] = [];
   private sweeper: NodeJS.Timeout | null = null;
+  /** A moving mean of how long a call has a connection. */
+  private usualMs = 0;
   private closing = false;
 
   constructor(readonly settings: Settings) {
@@ -235,6 +247,14 @@ class Line {
     this.origin = url.origin;
     this.pathPrefix = url.pathname.replace(/\/$/, '');
     this.callMsMax = settings.connectTimeoutMs + settings.answerMsMax + 2 * sweepMs;
+  }
+
+  /** By what waits and how long calls have taken of late: by the time a wait is seen to be long it is too late. */
+  get isBehind(): boolean {
+    if (this.waiting.length === 0) return false;
+    const { concurrencyMax, queueMax, queueMsMax } = this.settings;
+    const expectedMs = (this.waiting.length / concurrencyMax) * this.usualMs;
+    return this.waiting.length >= queueMax || expectedMs > queueMsMax / 2;
   }
 
   get load(): { readonly underWay: number; readonly waiting: number } {
@@ -266,6 +286,7 @@ class Line {
 
   /** A connection has done its call. */
   release(slot: Slot): void {
+    if (slot.call) this.usualMs += (elapsedMs() - slot.call.leftAtMs - this.usualMs) / usualOver;
     slot.call = null;
     // Not at once: undici is still in the middle of its own bookkeeping for this client.
     queueMicrotask(() => {
@@ -327,6 +348,8 @@ class Line {
 class Call implements Dispatcher.DispatchHandler {
   /** When the sweep ends the present phase, on the clock of `elapsedMs()`. */
   deadlineMs = 0;
+  /** When it got a connection. */
+  leftAtMs = 0;
   private phase: 'waiting' | 'connecting' | 'sent' | 'over' = 'waiting';
   private slot: Slot | null = null;
   private controller: Dispatcher.DispatchController | null = null;
@@ -350,7 +373,8 @@ class Call implements Dispatcher.DispatchHandler {
     this.slot = slot;
     slot.call = this;
     this.phase = 'connecting';
-    this.deadlineMs = Math.min(elapsedMs() + this.line.settings.connectTimeoutMs, this.sendBefore);
+    this.leftAtMs = elapsedMs();
+    this.deadlineMs = Math.min(this.leftAtMs + this.line.settings.connectTimeoutMs, this.sendBefore);
   }
 
   expire(): void {

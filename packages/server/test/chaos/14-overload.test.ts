@@ -1,0 +1,252 @@
+/**
+ * Ten times more payments arrive than the provider can take, and they keep arriving whatever is answered. What fits is done
+ * at the provider's pace; the rest is refused at once with a 503 that asks to come again, and is not taken at all.
+ */
+import { setTimeout as sleep } from 'node:timers/promises';
+import { Pool } from 'undici';
+import { verify } from '../../src/ledger/verify.js';
+import type { Violation } from '../support/oracle.js';
+import { brokenBuild, openScene, type Scene } from '../support/processes.js';
+import { experiment, type Lab, type Outcome } from './lab.js';
+
+const providerMs = 50;
+const concurrency = 16;
+const times = 10;
+
+interface Asked {
+  readonly id: bigint;
+  readonly ms: number;
+  readonly httpStatus: number;
+  readonly code: number | null;
+  readonly retryAfter: boolean;
+}
+
+class Agent {
+  private readonly pool: Pool;
+  private lastId = 0n;
+  /** Every request that got no answer at all. */
+  failures = 0;
+
+  constructor(
+    baseUrl: string,
+    private readonly token: string,
+    private readonly lab: Lab,
+  ) {
+    this.pool = new Pool(baseUrl, { connections: 2000, pipelining: 1 });
+  }
+
+  async pay(repeated?: bigint): Promise<Asked | null> {
+    this.lastId += repeated === undefined ? 1n : 0n;
+    const id = repeated ?? this.lastId;
+    const startedAt = performance.now();
+    try {
+      const answer = await this.pool.request({
+        method: 'POST',
+        path: '/api/v20/pay',
+        headers: { authorization: `Bearer ${this.token}`, 'content-type': 'application/json' },
+        body: `{"serviceId":"OVER","account":"7770017718","agentTransactionId":${id},"agentTransactionDate":"2026-02-17T16:48:37","amountTo":5}`,
+        headersTimeout: 30_000,
+      });
+      const text = await answer.body.text();
+      const code = /"result":(\d+)/.exec(text)?.[1];
+      const asked = {
+        ...{ id, ms: performance.now() - startedAt, httpStatus: answer.statusCode },
+        ...{
+          code: code === undefined ? null : Number(code),
+          retryAfter: answer.headers['retry-after'] !== undefined,
+        },
+      };
+      this.lab.timeline.answer(
+        asked.httpStatus === 503 ? 'unavailable' : asked.code === 0 ? 'final' : 'open',
+      );
+      return asked;
+    } catch {
+      this.failures += 1;
+      this.lab.timeline.answer('failed');
+      return null;
+    }
+  }
+
+  /** So many at a time, each new one after an answer. */
+  async closedLoop(atOnce: number, seconds: number): Promise<Asked[]> {
+    const answers: Asked[] = [];
+    const endAt = performance.now() + seconds * 1000;
+    const one = async () => {
+      while (performance.now() < endAt) {
+        const asked = await this.pay();
+        if (asked) answers.push(asked);
+      }
+    };
+    await Promise.all(Array.from({ length: atOnce }, one));
+    return answers;
+  }
+
+  /** So many a second, whatever is answered. */
+  async openLoop(perSecond: number, seconds: number): Promise<Asked[]> {
+    const pending: Promise<Asked | null>[] = [];
+    const answers: Asked[] = [];
+    const startedAt = performance.now();
+    for (let sent = 0; performance.now() - startedAt < seconds * 1000; ) {
+      const due = Math.floor(((performance.now() - startedAt) / 1000) * perSecond);
+      for (; sent < due; sent += 1) {
+        pending.push(
+          this.pay().then((asked) => {
+            if (asked) answers.push(asked);
+            return asked;
+          }),
+        );
+      }
+      await sleep(5);
+    }
+    await Promise.all(pending);
+    return answers;
+  }
+
+  close(): Promise<void> {
+    return this.pool.destroy();
+  }
+}
+
+/** A provider that takes so many at once, so long for each: the centre's capacity is its own. */
+async function addService({ owner, sandbox }: Scene): Promise<void> {
+  await owner.query(
+    `insert into providers (provider_id, name, connector, settings) values ('narrow', 'Narrow', 'sandbox', $1)`,
+    [{ baseUrl: sandbox.url, concurrencyMax: concurrency }],
+  );
+  await owner.query(
+    `insert into services (service_id, position, type, name, inputs, provider_id, provider_service_code, currency,
+       amount_min_minor, amount_max_minor, inquiry_required)
+     select 'OVER', 5000, type, name, inputs, 'narrow', 'mobile', currency, amount_min_minor, amount_max_minor, false
+     from services where service_id = 'P1011'`,
+  );
+}
+
+async function overload(lab: Lab, seconds: number, build?: string): Promise<Outcome> {
+  const scene = await openScene({
+    agents: 1,
+    fundsMinor: 1_000_000_000_00n,
+    sandbox: { delayMs: providerMs },
+  });
+  const violations: Violation[] = [];
+  const expectThat = (rule: string, holds: boolean, found: string) => {
+    if (!holds) violations.push({ rule, object: 'overload', found });
+  };
+  try {
+    await addService(scene);
+    const server = scene.start({ port: 0, build, env: { TOLEM_PAY_WAIT_MS: '8000' } });
+    const agent = new Agent(await server.ready, scene.callers[0]!.token, lab);
+
+    await agent.closedLoop(concurrency * 2, 3);
+    const calm = await agent.closedLoop(concurrency * 2, 5);
+    const peak = calm.filter(({ code }) => code === 0).length / 5;
+    const calmP99 = percentile(calm, 0.99);
+    lab.say(`peak ${peak.toFixed(0)}/s, p99 ${calmP99.toFixed(0)} ms; now ${times} times as many`);
+
+    lab.timeline.fault(`${times} × arrivals begin`);
+    const answers = await agent.openLoop(peak * times, seconds);
+    lab.timeline.fault('arrivals end');
+    const endedAt = performance.now();
+    const refused = answers.filter(({ httpStatus }) => httpStatus === 503);
+    const taken = answers.filter(({ httpStatus }) => httpStatus === 200);
+    const done = taken.filter(({ code }) => code === 0);
+    const goodput = done.length / seconds;
+    expectThat(
+      'goodput is at least 80 % of the peak',
+      goodput >= 0.8 * peak,
+      `${goodput.toFixed(0)}/s of ${peak.toFixed(0)}/s`,
+    );
+    const takenP99 = percentile(taken, 0.99);
+    expectThat('what is taken is answered within 2 s', takenP99 <= 2000, `p99 ${takenP99.toFixed(0)} ms`);
+    expectThat(
+      'what is taken is done',
+      done.length >= 0.99 * taken.length,
+      `${taken.length - done.length} of ${taken.length} open`,
+    );
+    const refusedP99 = percentile(refused, 0.99);
+    expectThat('refusals come at once', refusedP99 <= 250, `p99 ${refusedP99.toFixed(0)} ms`);
+    const unclear = refused.filter(({ code, retryAfter }) => code !== 1 || !retryAfter).length;
+    expectThat('a refusal says 1 and when to come again', unclear === 0, `${unclear} do not`);
+    expectThat('everybody is answered', agent.failures === 0, `${agent.failures} were not`);
+    expectThat(
+      'the fault hits',
+      refused.length > answers.length / 2,
+      `${refused.length} of ${answers.length} refused`,
+    );
+    const { rows } = await scene.owner.query<{ count: number }>(
+      'select count(*)::int as count from payments where agent_transaction_id = any ($1)',
+      [refused.map(({ id }) => id)],
+    );
+    expectThat('what is refused is not taken', rows[0]!.count === 0, `${rows[0]!.count} were`);
+
+    let normalMs = Number.POSITIVE_INFINITY;
+    while (normalMs === Number.POSITIVE_INFINITY && performance.now() - endedAt < 30_000) {
+      const after = await agent.closedLoop(concurrency, 1);
+      const well =
+        after.every(({ code }) => code === 0) && percentile(after, 0.99) <= Math.max(1.5 * calmP99, 250);
+      if (well) normalMs = performance.now() - endedAt;
+    }
+    expectThat('normal within 30 s', normalMs <= 30_000, 'not so');
+
+    // Who was refused comes again, and what was left open ends.
+    const again = [...taken.filter(({ code }) => code !== 0), ...refused.slice(0, 300)];
+    let left = again.map(({ id }) => id);
+    for (const untilAt = performance.now() + 60_000; left.length > 0 && performance.now() < untilAt; ) {
+      const portion = left.slice(0, 200);
+      const ends = await Promise.all(portion.map((id) => agent.pay(id)));
+      left = [...portion.filter((_, index) => ends[index]?.code !== 0), ...left.slice(200)];
+    }
+    expectThat('who comes again is served', left.length === 0, `${left.length} were not`);
+    await agent.close();
+
+    const executed = new Map<string, number>();
+    for (const { externalId } of await scene.sandbox.registry())
+      executed.set(externalId, (executed.get(externalId) ?? 0) + 1);
+    const twice = [...executed].filter(([, count]) => count > 1);
+    expectThat('nothing is executed twice', twice.length === 0, `${twice.length} were`);
+    for (const { what, object } of (await verify(scene.owner)).problems)
+      violations.push({ rule: 'the books agree with themselves', object, found: what });
+    return {
+      violations,
+      figures: {
+        'peak, payments/s': Math.round(peak),
+        'arrivals/s': Math.round(answers.length / seconds),
+        'done, payments/s': Math.round(goodput),
+        'taken p99, ms': Math.round(takenP99),
+        'refused p99, ms': Math.round(refusedP99),
+        'normal after, s': Math.round(normalMs / 100) / 10,
+      },
+    };
+  } finally {
+    await scene.close();
+  }
+}
+
+function percentile(answers: readonly Asked[], share: number): number {
+  const sorted = answers.map(({ ms }) => ms).sort((a, b) => a - b);
+  return sorted[Math.min(sorted.length - 1, Math.floor(sorted.length * share))] ?? 0;
+}
+
+experiment({
+  number: 14,
+  name: 'ten times more than fits',
+  minutesMax: { short: 4, full: 20 },
+  run: (lab) => overload(lab, lab.size(15, 300)),
+  controls: [
+    {
+      broken: 'a build that takes whatever comes',
+      rule: 'what is taken is done',
+      run: (lab) =>
+        overload(
+          lab,
+          10,
+          brokenBuild([
+            {
+              file: 'providers/send.js',
+              from: 'return entryOf(providerId).line.isBehind;',
+              to: 'return false;',
+            },
+          ]),
+        ),
+    },
+  ],
+});
