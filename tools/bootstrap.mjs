@@ -1,5 +1,6 @@
-// Behind npm start, test, build, bench and chaos: installs and builds what is missing or out of date, then goes on in this
-// same process, so that signals and exit codes are the program's own. Plain JavaScript, for a clone with nothing in it.
+// Behind npm start, test, build, bench and chaos: installs and builds what is missing or out of date, then goes on in
+// this same process, so that signals and exit codes are the program's own. Plain JavaScript, for a clone with nothing
+// in it.
 import { spawn } from 'node:child_process';
 import { createHash } from 'node:crypto';
 import {

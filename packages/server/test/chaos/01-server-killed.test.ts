@@ -1,7 +1,7 @@
 /**
- * Servers are killed with SIGKILL, over and over, while agents pay: at random moments, and by themselves after every step
- * of a payment's way. Everything is real: three processes on one database, HTTP, PostgreSQL with fsync on, and a provider
- * that is not killed and remembers what it did.
+ * Servers are killed with SIGKILL, over and over, while agents pay: at random moments, and by themselves after every
+ * step of a payment's way. Everything is real: three processes on one database, HTTP, PostgreSQL with fsync on, and a
+ * provider that is not killed and remembers what it did.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Crowd, everyFate, type Fate, plainFate } from '../support/crowd.js';

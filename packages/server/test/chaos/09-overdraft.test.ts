@@ -1,6 +1,6 @@
 /**
- * Funds for half of the payments that come at once, over three processes, with top-ups and reversals among them: exactly
- * what fits is taken, the rest waits on 220 and is done when money comes, and no deadlock reaches an agent.
+ * Funds for half of the payments that come at once, over three processes, with top-ups and reversals among them:
+ * exactly what fits is taken, the rest waits on 220 and is done when money comes, and no deadlock reaches an agent.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Client } from 'undici';

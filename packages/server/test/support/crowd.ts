@@ -1,6 +1,6 @@
 /**
- * Agents as the contract wants them: one connection to each server; the same body again until a final code, whatever went wrong
- * meanwhile; then a new id. They write down everything they were ever told.
+ * Agents as the contract wants them: one connection to each server; the same body again until a final code, whatever
+ * went wrong meanwhile; then a new id. They write down everything they were ever told.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Client } from 'undici';
