@@ -6,7 +6,7 @@
  */
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
-import { describe, expect, test } from 'vitest';
+import { describe, expect, type TestContext, test } from 'vitest';
 import type { AnswerKind } from '../support/crowd.js';
 import type { Violation } from '../support/oracle.js';
 
@@ -36,6 +36,8 @@ export interface Experiment {
   readonly controls: readonly Control[];
   /** Longer than this is a failure. */
   readonly minutesMax: { readonly short: number; readonly full: number };
+  /** Why it cannot run on this machine; null: it can. May install what it needs. */
+  readonly unless?: () => string | null;
 }
 
 /** What an experiment is given. */
@@ -82,10 +84,16 @@ export class Timeline {
 export function experiment(facts: Experiment): void {
   const { number, name, controls, minutesMax } = facts;
   const timeoutMs = minutesMax[full ? 'full' : 'short'] * 60_000;
+  let missing: string | null | undefined;
+  const skipWhereMissing = (context: TestContext) => {
+    missing ??= facts.unless?.() ?? null;
+    if (missing !== null) context.skip(missing);
+  };
   describe(`chaos ${number}: ${name}`, () => {
     test(
       'the rules hold',
-      async () => {
+      async (context) => {
+        skipWhereMissing(context);
         const lab = new Lab(`chaos ${number}`);
         const keep = (outcome: Partial<Outcome>, error?: unknown) =>
           record(`${String(number).padStart(2, '0')}-rules`, {
@@ -108,7 +116,8 @@ export function experiment(facts: Experiment): void {
     for (const [index, control] of controls.entries()) {
       test(
         `control: ${control.broken} is caught`,
-        async () => {
+        async (context) => {
+          skipWhereMissing(context);
           const lab = new Lab(`control of chaos ${number}`);
           const { violations, figures } = await control.run(lab);
           const rules = [...new Set(violations.map(({ rule }) => rule))];

@@ -103,7 +103,8 @@ export interface CrowdOptions {
   readonly fates: readonly Fate[];
   /** The longest pause between two payments of one agent. */
   readonly thinkMsMax: number;
-  readonly onAnswer?: (kind: AnswerKind) => void;
+  /** Told also how long the agent has waited for it. */
+  readonly onAnswer?: (kind: AnswerKind, waitedMs: number) => void;
 }
 
 /** An agent's connections, one to each server process. */
@@ -236,12 +237,13 @@ export class Crowd {
     } catch (error) {
       const { code, name } = error as NodeJS.ErrnoException;
       this.count(typeof code === 'string' ? code : name);
-      this.options.onAnswer?.('failed');
+      this.options.onAnswer?.('failed', performance.now() - startedAtMs);
       return false;
     }
     const { httpStatus, code, transactionId, id } = reply;
     this.count(String(httpStatus));
-    this.options.onAnswer?.(httpStatus === 503 ? 'unavailable' : isFinal(code) ? 'final' : 'open');
+    const kind = httpStatus === 503 ? 'unavailable' : isFinal(code) ? 'final' : 'open';
+    this.options.onAnswer?.(kind, performance.now() - startedAtMs);
     if (httpStatus === 200) {
       this.watchers = this.watchers.filter(({ sinceMs, seen }) => {
         if (startedAtMs < sinceMs) return true;
