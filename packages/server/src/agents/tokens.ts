@@ -130,9 +130,13 @@ function unknownToken(tokenId: bigint): never {
   throw new Refusal(`There is no token ${tokenId}; look at the list of tokens.`);
 }
 
-/** Gathers the last uses of tokens and writes them together every few seconds, so that a request never waits for it. */
+/**
+ * Gathers the last uses of tokens and writes them together every few seconds, so that a request never waits for it. They
+ * are dated when they are written, by the database's clock: processes' own need not agree.
+ */
 export class TokenUses {
-  private uses = new Map<bigint, { readonly usedAt: Date; readonly address: string }>();
+  /** By token, the address. */
+  private uses = new Map<bigint, string>();
   private readonly timer: NodeJS.Timeout;
   private writing: Promise<void> = Promise.resolve();
 
@@ -146,7 +150,7 @@ export class TokenUses {
   }
 
   touched(tokenId: bigint, address: string): void {
-    this.uses.set(tokenId, { usedAt: new Date(), address });
+    this.uses.set(tokenId, address);
   }
 
   /** Writes what was gathered; what cannot be written is told to `onError` and forgotten. */
@@ -166,10 +170,10 @@ export class TokenUses {
     this.uses = new Map();
     await this.pool.query(
       `insert into token_uses (token_id, used_at, address)
-       select * from unnest($1::bigint[], $2::timestamptz[], $3::text[])
+       select token_id, now(), address from unnest($1::bigint[], $2::text[]) as t (token_id, address)
        on conflict (token_id) do update set used_at = excluded.used_at, address = excluded.address
          where token_uses.used_at < excluded.used_at`,
-      [uses.map(([id]) => id), uses.map(([, use]) => use.usedAt), uses.map(([, use]) => use.address)],
+      [uses.map(([id]) => id), uses.map(([, address]) => address)],
     );
   }
 }
