@@ -195,6 +195,8 @@ export function createMetrics(parts: MetricsParts) {
         'agent',
       ]),
     );
+    // There from the start, so that the first of them is seen to be one more.
+    for (const method of ['check', 'pay']) total.of(method, '503', '1');
     const shortOf = new Map<string, Count>();
     const routes = new Map<string, { readonly counts: Map<number, Count>; readonly seconds: Sizes }>();
     return ({ route, status, code, ms, agentId }: Answered) => {

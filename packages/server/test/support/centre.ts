@@ -4,7 +4,7 @@ import { rmSync } from 'node:fs';
 import pg from 'pg';
 import { loadDemo } from '../../src/catalogue/demo.js';
 import { watchReference } from '../../src/catalogue/reference.js';
-import { startCentre } from '../../src/centre.js';
+import { type CentreParts, startCentre } from '../../src/centre.js';
 import type { PayAnswer } from '../../src/core/answers.js';
 import type { CheckRequest, PayRequest } from '../../src/core/requests.js';
 import { openClient } from '../../src/db/connect.js';
@@ -23,6 +23,8 @@ export interface CentreOptions {
   readonly fundsWaitMs?: number;
   readonly quoteTtlMs?: number;
   readonly inflightMax?: number;
+  /** Further parts of the centre, in place of the usual ones. */
+  readonly parts?: Partial<CentreParts>;
 }
 
 let lastId = 1000n;
@@ -85,6 +87,7 @@ export async function openCentre(options: CentreOptions = {}) {
       batchMax: 512,
       chores: [],
       log: { info() {}, warn() {}, error() {} },
+      ...options.parts,
     });
     return {
       centre,
