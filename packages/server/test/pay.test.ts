@@ -150,6 +150,19 @@ describe('the same id again', () => {
     expect(await centre.executed(request.agentTransactionId)).toBe(1);
   });
 
+  test('what is known to be final is said without the database, to the same body only', async () => {
+    const request = payRequest();
+    expect((await centre.pay(request)).shown).toBeNull();
+    const answer = await centre.pay(request);
+    const written = () => Object.values(centre.centre.batches()).map((lanes) => JSON.stringify(lanes));
+    const before = written();
+    expect(await centre.pay(request)).toEqual(answer);
+    expect(written()).toEqual(before);
+    expect((await centre.pay({ ...request, account: '7770017718' })).code).toBe(215);
+    expect(written()).not.toEqual(before);
+    expect(await centre.pay(request)).toEqual(answer);
+  });
+
   test('a body that would be 202 on its own is 202, and the payment goes on', async () => {
     const request = payRequest({ account: '7770000001' });
     expect((await centre.pay(request)).code).toBe(1);
