@@ -2,7 +2,9 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { correct, topUp } from '../src/agents/funds.js';
 import { setPaused } from '../src/catalogue/providers.js';
 import { setServiceAllowed, setServiceState } from '../src/catalogue/services.js';
+import type { Shown } from '../src/core/answers.js';
 import { State } from '../src/core/states.js';
+import { FinalPayments } from '../src/payments/finals.js';
 import {
   approve,
   listReview,
@@ -148,6 +150,36 @@ describe('the same id again', () => {
     expect(altered).toMatchObject({ code: 215, transactionId: answer.transactionId });
     expect(await centre.pay(request)).toEqual(answer);
     expect(await centre.executed(request.agentTransactionId)).toBe(1);
+  });
+
+  test('what is known to be final is said without the database, to the same body only', async () => {
+    const request = payRequest();
+    expect((await centre.pay(request)).shown).toBeNull();
+    const answer = await centre.pay(request);
+    const written = () => Object.values(centre.centre.batches()).map((lanes) => JSON.stringify(lanes));
+    const before = written();
+    expect(await centre.pay(request)).toEqual(answer);
+    expect(written()).toEqual(before);
+    expect((await centre.pay({ ...request, account: '7770017718' })).code).toBe(215);
+    expect(written()).not.toEqual(before);
+    expect(await centre.pay(request)).toEqual(answer);
+  });
+
+  test('of final payments the latest are kept, and nothing that is not final or large', () => {
+    const finals = new FinalPayments(100);
+    const at = (finalAt: Date | null, shown: Shown | null = null) => ({
+      ...{ transactionId: 64n, state: State.succeeded, code: 0, fingerprint: '', reason: null },
+      ...{ acceptedAt: new Date(0), finalAt, shown },
+    });
+    for (let i = 1; i <= 1000; i += 1) finals.keep(`4-${i}`, at(new Date(0)));
+    const kept = Array.from({ length: 1000 }, (_, index) => finals.get(`4-${index + 1}`)).filter(Boolean);
+    expect(kept.length).toBeGreaterThanOrEqual(100);
+    expect(kept.length).toBeLessThanOrEqual(200);
+    expect(finals.get('4-1000')).toBeDefined();
+    expect(finals.get('4-1')).toBeUndefined();
+    finals.keep('5-1', at(null));
+    finals.keep('5-2', at(new Date(0), { displays: { pin: '1' } }));
+    expect([finals.get('5-1'), finals.get('5-2')]).toEqual([undefined, undefined]);
   });
 
   test('a body that would be 202 on its own is 202, and the payment goes on', async () => {

@@ -20,6 +20,7 @@ import { State, stateFacts, stateName } from '../core/states.js';
 import { type Facts, step, type Way } from '../core/way.js';
 import { LaneBroken } from '../db/lane.js';
 import type { Sender } from '../providers/contract.js';
+import { FinalPayments } from './finals.js';
 import { detailsOf, externalIdOf, fingerprintOf, shownOf } from './order.js';
 import { callEvent, callFacts, callSpanFacts, consequenceOf, type PaymentLog } from './outcome.js';
 import {
@@ -61,6 +62,7 @@ export class PayStory {
   /** Payments being worked on by this process, answered to the agent or not. */
   private working = 0;
   private readonly waits = new Waits();
+  private readonly finals = new FinalPayments(finalsKept);
 
   constructor(private readonly parts: PayParts) {}
 
@@ -96,8 +98,10 @@ export class PayStory {
     const agent = reference.agents.get(agentId);
     if (!agent) throw new Error(`agent ${agentId} is not in the reference data`);
     const store = this.parts.storeOf(agent.shard);
-    if (store.acceptMs > claimMsMax) throw new Overloaded('the database is behind', 1);
     const fingerprint = fingerprintOf(paymentWords(request));
+    const final = this.finals.get(externalIdOf(agentId, request.agentTransactionId));
+    if (final?.fingerprint === fingerprint) return answerOf(final);
+    if (store.acceptMs > claimMsMax) throw new Overloaded('the database is behind', 1);
 
     let decision = decidePay(reference, agent, request, notAsked);
     let shown = null;
@@ -213,6 +217,7 @@ export class PayStory {
       };
       const settled = await step(way?.span, 'settle', () => store.settle(settlement), spanFacts);
       log.debug?.({ ...lineFacts(way, settled), moved: settled.moved }, 'settled');
+      this.finals.keep(order.externalId, settled);
       if (settled.moved && settled.state === State.failed)
         watch?.returned(agent, request.amountToMinor + accepted.feeMinor);
       return answerOf(settled);
@@ -298,6 +303,7 @@ export class PayStory {
         return answerOf(now ?? payment);
       }
     }
+    this.finals.keep(externalIdOf(agent.agentId, request.agentTransactionId), payment);
     return answerOf(payment);
   }
 
@@ -306,6 +312,9 @@ export class PayStory {
     return identityCard || fullName ? this.parts.seal(JSON.stringify({ identityCard, fullName })) : null;
   }
 }
+
+/** A few hundred bytes each. */
+const finalsKept = 10_000;
 
 /** A payment would be claimed later than that: better say so at once. */
 const claimMsMax = 1000;
