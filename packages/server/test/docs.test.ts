@@ -1,5 +1,5 @@
 /** What the documents say is held against the code: codes, settings, states, commands, examples, the OpenAPI file. */
-import { existsSync, readFileSync } from 'node:fs';
+import { existsSync, readdirSync, readFileSync } from 'node:fs';
 import { dirname, join } from 'node:path';
 import { Validator } from '@seriousme/openapi-schema-validator';
 import { Ajv2020 } from 'ajv/dist/2020.js';
@@ -240,6 +240,34 @@ function comparable(): (json: string) => string {
         'moment',
       );
 }
+
+describe('docs/chaos.md', () => {
+  const folder = join(import.meta.dirname, 'chaos');
+  const page = readFileSync(join(import.meta.dirname, '../../../docs/chaos.md'), 'utf8');
+  const experiments = readdirSync(folder).filter((name) => name.endsWith('.test.ts'));
+
+  test('lists the experiments by the number and the name they have', () => {
+    const rows = [...page.matchAll(/^\| (\d+) \| ([^|]+) \|/gm)].map(
+      ([, number, name]) => `${number} ${name}`,
+    );
+    const written = experiments.map((file) => {
+      const text = readFileSync(join(folder, file), 'utf8');
+      const number = /^ {2}number: (\d+),$/m.exec(text)?.[1];
+      expect(file.slice(0, 2), file).toBe(number?.padStart(2, '0'));
+      return `${number} ${/^ {2}name: ['"](.+)['"],$/m.exec(text)?.[1]}`;
+    });
+    expect(rows).toEqual(written);
+  });
+
+  test('names rules as the oracle does', () => {
+    const oracle = readFileSync(join(import.meta.dirname, 'support/oracle.ts'), 'utf8');
+    const rules = new Set([...oracle.matchAll(/^ {2}\| '(.+)'/gm)].map(([, rule]) => rule));
+    const table = page.split('\n').filter((line) => line.startsWith('| O'));
+    const named = [...table.join().matchAll(/\*([a-z][^*|]+)\*/g)].map(([, rule]) => rule!);
+    expect(named.length).toBeGreaterThan(10);
+    expect(named.filter((rule) => !rules.has(rule))).toEqual([]);
+  });
+});
 
 describe('docs/protocol.md and docs/protocol.ru.md', () => {
   test('have the same sections, tables, lists and examples', () => {
