@@ -27,6 +27,7 @@ import { createReader } from '../src/monitor/readings.js';
 import { Counter, gauge, Histogram } from '../src/monitor/tally.js';
 import { open, PaymentStore } from '../src/payments/store.js';
 import { buildServer } from '../src/protocol/server.js';
+import type { CallRecord, Sender } from '../src/providers/contract.js';
 import { demoAgent, openCentre, payRequest } from './support/centre.js';
 import { ask } from './support/crowd.js';
 import { sqlDirectory, temporaryDirectory } from './support/database.js';
@@ -186,10 +187,10 @@ describe('a lane and a loop', () => {
       ],
       { info() {}, warn() {}, error() {} },
     );
-    await sleep(300);
+    await sleep(1300);
     const since = Object.fromEntries(loops.turns().map(({ loop, sinceMs }) => [loop, sinceMs]));
     expect(since.well).toBeLessThan(200);
-    expect(since.failing).toBeGreaterThan(250);
+    expect(since.failing).toBeGreaterThan(1250);
     await loops.stop();
   });
 });
@@ -400,8 +401,26 @@ async function withLines(
   }) => Promise<void>,
 ): Promise<void> {
   const lines: Record<string, unknown>[] = [];
+  // Providers may say anything about a payer; it belongs into the payment's history only.
+  const wrapSender = (sender: Sender): Sender => {
+    const gossip = async <T extends { record: CallRecord }>(call: Promise<T>): Promise<T> => {
+      const told = await call;
+      return { ...told, record: { ...told.record, detail: 'Zhanabergenova has moved' } };
+    };
+    return {
+      ...sender,
+      check: (...asked) => gossip(sender.check(...asked)),
+      pay: (...asked) => gossip(sender.pay(...asked)),
+      status: (...asked) => gossip(sender.status(...asked)),
+    };
+  };
   const log = pino({ level: 'debug', base: null }, { write: (line) => lines.push(JSON.parse(line)) });
-  const centre = await openCentre({ answerMsMax: 300, settleMs: 100, payWaitMs: 2000, parts: { log } });
+  const centre = await openCentre({
+    answerMsMax: 300,
+    settleMs: 100,
+    payWaitMs: 2000,
+    parts: { log, wrapSender },
+  });
   const { tokenId, token } = await createToken(centre.pool, demoAgent, 'lines', 'op');
   await confirmToken(centre.pool, tokenId, 'op');
   const app = buildServer({
@@ -555,6 +574,7 @@ describe('the process', () => {
   };
   beforeAll(async () => {
     scene = await openScene({ agents: 1, fundsMinor: 1_000_000n });
+    await scene.owner.query('update tariff_lines set fee_fixed_minor = 700');
     server = scene.start({ port: 0, env: { TOLEM_LOG_LEVEL: 'debug' } });
     monitor = await server.monitor;
   });
@@ -600,11 +620,11 @@ describe('the process', () => {
     expect(seriesValue(metrics, 'tolem_provider_calls_under_way', { provider: 'sandbox' })).toBe(0);
     expect(seriesValue(metrics, 'tolem_lane_batch_size_sum', { lane: 'accept' })).toBe(3);
     expect(seriesValue(metrics, 'tolem_lane_wait_seconds_count', { lane: 'settle' })).toBe(2);
-    // Twice 200.00 were set aside, and once they came back; fees by the demo tariff are in both.
+    // Twice 200.00 and a fee of 7.00 were set aside, and once they came back.
     const spent = seriesValue(metrics, 'tolem_agent_spent_minor_total', { agent: String(agentId) })!;
     const returned = seriesValue(metrics, 'tolem_agent_returned_minor_total', { agent: String(agentId) })!;
-    expect(spent).toBeGreaterThanOrEqual(40_000);
-    expect(returned).toBe(spent / 2);
+    expect(spent).toBe(41_400);
+    expect(returned).toBe(20_700);
     const left = await scene.owner.query('select available_minor from agent_balances where agent_id = $1', [
       agentId,
     ]);
