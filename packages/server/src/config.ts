@@ -15,7 +15,7 @@ import {
 } from 'node:fs';
 import { isIP } from 'node:net';
 import { join, resolve } from 'node:path';
-import { parse as parseConnectionString } from 'pg-connection-string';
+import { type ConnectionOptions, parse as parseConnectionString } from 'pg-connection-string';
 import { z } from 'zod';
 
 /** What keeps the centre from starting. The message is one line for people: what, where, and what to do. */
@@ -98,10 +98,35 @@ function isAddressRange(value: string): boolean {
   return bits === undefined || (/^\d{1,3}$/.test(bits) && Number(bits) <= (version === 4 ? 32 : 128));
 }
 
+/**
+ * What a PostgreSQL URL says, once for each of its hosts, which are spelled as libpq has it: `host1:5432,host2:5433`
+ * before the path, or `host=…,…&port=…,…` after it. Throws when the URL cannot be read.
+ */
+export function readPostgresUrl(url: string): ConnectionOptions[] {
+  const [, before, hosts, after] = /^([^:/]+:\/\/(?:[^@/?]*@)?)([^/?]*)(.*)$/s.exec(url) ?? [];
+  if (hosts === undefined) throw new Error('not a URL');
+  const places = hosts.split(',').flatMap((host) => {
+    const one = parseConnectionString(`${before}${host}${after}`);
+    const names = (one.host ?? '').split(',');
+    const ports = String(one.port ?? '').split(',');
+    if (ports.length > 1 && ports.length !== names.length) throw new Error('not a port for each host');
+    return names.map((name, index) => ({ ...one, host: name, port: ports[index] ?? ports[0]! }));
+  });
+  if (places.length > 1 && places.some(({ host }) => !host)) throw new Error('a host without a name');
+  return places;
+}
+
+/** The centre writes: with several hosts it uses the one that takes writes, so the attribute can say nothing else. */
+const sessionAttributes = [undefined, 'read-write', 'primary'];
+
 function isPostgresUrl(value: string): boolean {
   if (!/^postgres(ql)?:\/\//.test(value)) return false;
   try {
-    return Boolean(parseConnectionString(value).database);
+    return readPostgresUrl(value).every(
+      (place) =>
+        Boolean(place.database) &&
+        sessionAttributes.includes((place as { target_session_attrs?: string }).target_session_attrs),
+    );
   } catch {
     return false;
   }
@@ -159,7 +184,7 @@ export const settings = {
   databaseUrl: optional(
     'TOLEM_DATABASE_URL',
     postgresUrl,
-    'PostgreSQL 15 or newer to use; absent: an embedded one in the data directory.',
+    'PostgreSQL 15 or newer to use, with a standby host1:5432,host2:5432; absent: an embedded one in the data directory.',
     true,
   ),
   databaseAdminUrl: optional(

@@ -10,7 +10,7 @@ import { watchReference } from './catalogue/reference.js';
 import { type Centre, startCentre } from './centre.js';
 import { type Config, loadConfig, makeDataDir, SetupError, secretKey } from './config.js';
 import type { Spans } from './core/way.js';
-import { connectOptions, type DatabaseAddress, openPool } from './db/connect.js';
+import { connectOptions, type DatabaseAddress, newClient, openPool } from './db/connect.js';
 import { ensurePostgres } from './db/embedded.js';
 import { migrate, migrationNames } from './db/migrate.js';
 import { type DemoFile, demoFile, firstPayment } from './demo-file.js';
@@ -86,14 +86,14 @@ async function start(
   const key = secretKey(config);
 
   const { app, owner } = await database(config, say, undo);
+  const connection = connectOptions(app, { name: 'centre', role: 'app' });
   const applied = await migrate(connectOptions(owner, { name: 'migrate', role: 'owner' }), {
     directory: sqlDirectory,
-    appUser: typeof app === 'string' ? new pg.Client(app).user : undefined,
+    appUser: typeof app === 'string' ? newClient(connection).user : undefined,
   });
   if (applied.length > 0)
     say(`Database schema: ${applied.length} migration(s) applied, up to ${applied.at(-1)}`);
 
-  const connection = connectOptions(app, { name: 'centre', role: 'app' });
   const pool = await openPool(connection, { max: config.databasePoolMax });
   undo.push(() => pool.end());
 

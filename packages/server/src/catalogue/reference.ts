@@ -6,6 +6,7 @@ import { readAgents } from '../agents/agents.js';
 import { TokenUses } from '../agents/tokens.js';
 import type { Database, Queryable } from '../audit.js';
 import type { Agent, Field, Pattern, Reference, Service } from '../core/catalogue.js';
+import { newClient } from '../db/connect.js';
 import { readProviders } from './providers.js';
 import { readRates } from './rates.js';
 import { readRules } from './rules.js';
@@ -294,10 +295,9 @@ export class ReferenceWatch {
   }
 
   private async connect(): Promise<pg.Client> {
-    const client = new pg.Client({
-      connectionTimeoutMillis: 5000,
-      query_timeout: 10_000,
+    const client = newClient({
       ...this.connection,
+      query_timeout: 10_000,
       application_name: 'tolem reference',
     });
     client.on('error', () => {

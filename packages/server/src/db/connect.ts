@@ -1,9 +1,8 @@
 /** Connections to PostgreSQL: where it is, as whom, and with which bounds. */
 import pg from 'pg';
-import { parse } from 'pg-connection-string';
-import { SetupError } from '../config.js';
+import { readPostgresUrl, SetupError } from '../config.js';
 
-/** A URL, or the embedded server's socket directory. */
+/** A URL, which may name several hosts, or the embedded server's socket directory. */
 export type DatabaseAddress = string | SocketAddress;
 
 export interface SocketAddress {
@@ -31,9 +30,19 @@ const appSettings = {
   idle_in_transaction_session_timeout: '15s',
 };
 
-/** Options for a `pg` client or pool. int8 arrives as bigint; date and timestamp without zone as their text. */
-export function connectOptions(address: DatabaseAddress, { name, role, settings }: Purpose): pg.ClientConfig {
-  const base = typeof address === 'string' ? (parse(address) as pg.ClientConfig) : { ...address, ssl: false };
+/** For `newClient`, and for a pool, which makes its clients by `Client`. */
+export interface SessionOptions extends pg.ClientConfig {
+  readonly Client?: typeof Session;
+  /** Shared by all sessions that are to be with the same server. */
+  readonly hosts?: Hosts;
+}
+
+/** Options for a session or a pool. int8 arrives as bigint; date and timestamp without zone as their text. */
+export function connectOptions(address: DatabaseAddress, { name, role, settings }: Purpose): SessionOptions {
+  const places = (
+    typeof address === 'string' ? readPostgresUrl(address) : [{ ...address, ssl: false }]
+  ) as (pg.ClientConfig & { target_session_attrs?: string })[];
+  const base = places[0]!;
   const session = {
     search_path: 'tolem',
     TimeZone: 'UTC',
@@ -51,7 +60,93 @@ export function connectOptions(address: DatabaseAddress, { name, role, settings 
     keepAlive: true,
     keepAliveInitialDelayMillis: 10_000,
     types: exactTypes,
+    Client: Session,
+    ...(places.length > 1 || base.target_session_attrs ? { hosts: new Hosts(places) } : {}),
   };
+}
+
+type Place = Pick<pg.ClientConfig, 'host' | 'port'>;
+
+/** Servers of which one takes writes: the one last seen to, or, when that failed, the next to try. */
+export class Hosts {
+  private at = 0;
+  private readonly sessions = new Set<Session>();
+  readonly places: readonly Place[];
+
+  constructor(places: readonly Place[]) {
+    this.places = places.map(({ host, port }) => ({ host, port }));
+  }
+
+  get place(): Place {
+    return this.places[this.at]!;
+  }
+
+  failed(place: Place): void {
+    if (place === this.place) this.at = (this.at + 1) % this.places.length;
+  }
+
+  /** Ends the sessions elsewhere: those servers take no writes any more, or are gone without a word. */
+  took(session: Session): void {
+    this.at = this.places.indexOf(session.place!);
+    this.sessions.add(session);
+    session.once('end', () => this.sessions.delete(session));
+    for (const each of this.sessions) if (each.place !== session.place) each.connection.stream.destroy();
+  }
+}
+
+/**
+ * A client that goes where writes are taken, when there are several hosts: each one tries one of them, and after a
+ * failure the next goes to another. It also does not take for done what a synchronous standby may not have.
+ */
+export class Session extends pg.Client {
+  private readonly hosts: Hosts | null;
+  readonly place: Place | null;
+
+  constructor(options: SessionOptions = {}) {
+    const place = options.hosts?.place ?? null;
+    super({ ...options, ...place });
+    this.hosts = options.hosts ?? null;
+    this.place = place;
+    // Without a listener a connection lost between two queries would end the process; the next query reports it.
+    this.on('error', () => {});
+    // PostgreSQL ends a cancelled wait for the standby with a warning and success. Whether the commit lasts is unknown
+    // then, as after a lost connection, and this is one for whoever asked.
+    this.on('notice', ({ routine }) => {
+      if (routine === 'SyncRepWaitForLSN') this.connection.emit('error', new Error(unreplicated));
+    });
+  }
+
+  override connect(): Promise<pg.Client>;
+  override connect(callback: (error: Error | null) => void): void;
+  override connect(callback?: (error: Error | null) => void): Promise<pg.Client> | undefined {
+    const connected = this.hosts ? this.connectToWrite(this.hosts, this.place!) : super.connect();
+    if (!callback) return connected;
+    connected.then(() => callback(null), callback);
+    return undefined;
+  }
+
+  private async connectToWrite(hosts: Hosts, place: Place): Promise<pg.Client> {
+    try {
+      await super.connect();
+      const { rows } = await this.query<{ transaction_read_only: string }>('show transaction_read_only');
+      if (rows[0]!.transaction_read_only === 'on')
+        throw new Error(`${place.host}:${this.port} takes no writes`);
+    } catch (error) {
+      hosts.failed(place);
+      this.end().catch(() => {});
+      throw error;
+    }
+    hosts.took(this);
+    return this;
+  }
+}
+
+const unreplicated =
+  'the wait for the synchronous standby was cancelled: the commit may be lost with this server';
+
+/** A client that is not connected yet. */
+export function newClient(options: SessionOptions): pg.Client {
+  return new Session(options);
 }
 
 /** An address as a URL that TOLEM_DATABASE_URL accepts. */
@@ -60,18 +155,8 @@ export function databaseUrl({ host, port, user, database }: SocketAddress): stri
 }
 
 /** A connected client, or a SetupError that names the server and what to do. The caller ends it. */
-export async function openClient(options: pg.ClientConfig): Promise<pg.Client> {
-  const client = new pg.Client(options);
-  // Without a listener a connection lost between two queries would end the process; the next query reports it.
-  client.on('error', () => {});
-  try {
-    await client.connect();
-  } catch (error) {
-    const where = `${client.user}@${client.host}:${client.port}/${client.database}`;
-    throw new SetupError(
-      `cannot connect to the database ${where} (${(error as Error).message}): start it or correct TOLEM_DATABASE_URL`,
-    );
-  }
+export async function openClient(options: SessionOptions): Promise<pg.Client> {
+  const client = await firstThatConnects(options);
   const { rows } = await client.query<{ version: string }>(
     "select current_setting('server_version_num') as version",
   );
@@ -83,10 +168,32 @@ export async function openClient(options: pg.ClientConfig): Promise<pg.Client> {
   );
 }
 
+/** Tries every host once. */
+async function firstThatConnects(options: SessionOptions): Promise<pg.Client> {
+  const { places } = options.hosts ?? { places: [null] };
+  const reasons: string[] = [];
+  for (;;) {
+    const client = newClient(options);
+    try {
+      return await client.connect();
+    } catch (error) {
+      reasons.push((error as Error).message);
+      if (reasons.length < places.length) continue;
+      const hosts = places.map((place) => `${place?.host ?? client.host}:${place?.port || client.port}`);
+      const where = `${client.user}@${hosts.join(',')}/${client.database}`;
+      throw new SetupError(
+        `cannot connect to the database ${where} (${reasons.join('; ')}): start it or correct TOLEM_DATABASE_URL`,
+      );
+    }
+  }
+}
+
 /** A bounded pool for ordinary queries, after a first connection has succeeded. Lost connections are replaced. */
-export async function openPool(options: pg.ClientConfig, { max }: { max: number }): Promise<pg.Pool> {
+export async function openPool(options: SessionOptions, { max }: { max: number }): Promise<pg.Pool> {
   await (await openClient(options)).end();
-  const pool = new pg.Pool({ ...options, max, idleTimeoutMillis: 60_000 });
+  // With several hosts a session is not kept long at a server that takes no writes any more.
+  const lifetime = options.hosts ? { maxLifetimeSeconds: 60 } : {};
+  const pool = new pg.Pool({ ...options, max, idleTimeoutMillis: 60_000, ...lifetime });
   pool.on('error', () => {});
   return pool;
 }

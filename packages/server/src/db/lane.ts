@@ -3,7 +3,8 @@
  * goes as one statement on the lane's own connection. No timers: the batch's size follows the load, and a lone request
  * leaves at once.
  */
-import pg from 'pg';
+import type pg from 'pg';
+import { newClient } from './connect.js';
 
 export type LaneClient = pg.Client;
 
@@ -182,7 +183,7 @@ export class Lane<In, Out> {
 
   /** One try to connect; on failure refuses whoever has waited too long, pauses and lets the loop come again. */
   private async connect(): Promise<LaneClient | null> {
-    const client = new pg.Client({
+    const client = newClient({
       ...this.options.connection,
       application_name: `tolem lane ${this.options.name}`,
       query_timeout: queryMsMax,

@@ -1,5 +1,6 @@
 /** The loops that move what waits. Each step is bounded; a step that found work is followed by another at once. */
-import pg from 'pg';
+import type pg from 'pg';
+import { newClient } from '../db/connect.js';
 
 export interface Loop {
   readonly name: string;
@@ -93,7 +94,7 @@ export function listen(
   let retry: NodeJS.Timeout | undefined;
 
   const connect = async () => {
-    const next = new pg.Client({
+    const next = newClient({
       ...connection,
       application_name: `tolem listen ${channel}`,
       query_timeout: 0,

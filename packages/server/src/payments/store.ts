@@ -112,6 +112,14 @@ interface Key {
 
 const keyOf = (item: Key) => `${item.agentId}/${item.agentTransactionId}`;
 
+/**
+ * A commit is acknowledged when a synchronous standby has it. It can be seen before that: after a crash of the server,
+ * or when its wait was cancelled. What was only read and is told to agents therefore leaves a mark in the log, for whose
+ * commit PostgreSQL waits likewise.
+ */
+const onStandbyToo = (read: string) =>
+  `case when ${read} and current_setting('synchronous_standby_names') <> '' then pg_logical_emit_message(true, 'tolem', '') end`;
+
 /** How long an outcome is offered to a database that is away. */
 const settleMsMax = 60_000;
 
@@ -316,7 +324,8 @@ export class PaymentStore {
       shown: string | null;
     }>({
       name: 'settle',
-      text: 'select * from settle_payments($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15,$16,$17)',
+      text: `select *, ${onStandbyToo('not moved')}
+             from settle_payments($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15,$16,$17)`,
       values: [
         this.options.shard,
         plainArray(batch.map((each) => each.transactionId)),
@@ -356,7 +365,8 @@ export class PaymentStore {
     const result = await client.query({
       name: 'find',
       text: `select i.n, p.id, p.state, p.code, p.fingerprint, p.reason, p.accepted_at, p.final_at, p.shown,
-               q.transaction_id, q.inputs, q.offer, q.rate_e10, q.expires_at > now() as fresh
+               q.transaction_id, q.inputs, q.offer, q.rate_e10, q.expires_at > now() as fresh,
+               ${onStandbyToo('p.id is not null')}
              from unnest($1::bigint[], $2::bigint[]) with ordinality as i (agent_id, agent_transaction_id, n)
              left join lateral (
                select * from payments p

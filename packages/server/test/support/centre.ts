@@ -60,6 +60,7 @@ export async function openCentre(options: CentreOptions = {}) {
     slowMs: options.slowMs ?? 5000,
   });
   const owner = new pg.Pool({ ...database.adminOptions, max: 2 });
+  owner.on('error', () => {});
   const client = await openClient(database.appOptions);
   await loadDemo(client, { sandboxUrl: sandbox.url });
   await client.end();
