@@ -27,13 +27,13 @@ export type Consequence =
   | { readonly kind: 'send'; readonly nextMs: number };
 
 /**
- * Pauses between inquiries, by how many there have been. The last one repeats until the provider or an operator ends
- * it.
+ * Pauses between inquiries, by how many there have been: then 30 s for about an hour, so that a provider that is back is
+ * asked within the minute, and after that 5 min until the provider or an operator ends it.
  */
-const inquiryPausesMs = [500, 1000, 1000, 2000, 3000, 5000, 10_000, 30_000, 60_000, 300_000];
+const inquiryPausesMs = [500, 1000, 1000, 2000, 3000, 5000, 10_000];
 
 export function pauseMs(tries: number): number {
-  return inquiryPausesMs[Math.min(tries, inquiryPausesMs.length - 1)]!;
+  return inquiryPausesMs[tries] ?? (tries < 120 ? 30_000 : 300_000);
 }
 
 /**

@@ -69,14 +69,17 @@ export class PayStory {
   async pay(agentId: bigint, request: PayRequest, way?: Way): Promise<PayAnswer> {
     if (this.working >= this.parts.inflightMax) throw new Overloaded('too many payments in progress', 1);
     this.working += 1;
+    const progress: Progress = { tell: null };
+    const work = this.story(agentId, request, way, progress).finally(() => {
+      this.working -= 1;
+    });
     try {
-      return await this.story(agentId, request, way);
+      // An agent whose time is over has its answer; the work goes on and still counts.
+      return await this.waits.forAnswer(work, this.parts.payWaitMs, () => progress.tell?.() ?? work);
     } catch (error) {
       // The claim may or may not be committed; the lease sees to it. The agent repeats.
       if (error instanceof LaneBroken) throw new Overloaded(error.message, 1);
       throw error;
-    } finally {
-      this.working -= 1;
     }
   }
 
@@ -92,8 +95,13 @@ export class PayStory {
     }
   }
 
-  private async story(agentId: bigint, request: PayRequest, way: Way | undefined): Promise<PayAnswer> {
-    const { leaseMs, payWaitMs, log, watch } = this.parts;
+  private async story(
+    agentId: bigint,
+    request: PayRequest,
+    way: Way | undefined,
+    progress: Progress,
+  ): Promise<PayAnswer> {
+    const { leaseMs, log, watch } = this.parts;
     const reference = this.parts.reference();
     const agent = reference.agents.get(agentId);
     if (!agent) throw new Error(`agent ${agentId} is not in the reference data`);
@@ -118,8 +126,11 @@ export class PayStory {
       if (decision.kind === 'invalid') return refusal(202, decision.reason, null);
       if (isBehind) throw new Overloaded(`provider ${decision.service.providerId} is behind`, 1);
 
-      const inquired = await this.inquire(agent, request, decision.service, found, way);
-      if (inquired.kind === 'unknown') return refusal(1, null, inquired.transactionId);
+      const { service } = decision;
+      progress.tell = () => this.number(agent, request, service);
+      const inquired = await this.inquire(agent, request, service, found, way);
+      progress.tell = null;
+      if (inquired.kind === 'unknown') return this.number(agent, request, service);
       decision =
         inquired.kind === 'refused'
           ? { kind: 'refuse', code: inquired.code, reason: null }
@@ -162,15 +173,8 @@ export class PayStory {
     if (stateFacts[claimed.state].holds) watch?.held(agent, payment.amountToMinor + payment.feeMinor);
     if (claimed.state !== State.sending || !accepted) return answerOf({ ...claimed, shown });
 
-    const sent = this.send(agent, request, accepted, { ...claimed, shown }, leaseEnds, way);
-    return this.waits.forAnswer(sent, payWaitMs, () => {
-      // The agent has its answer; the work goes on and still counts.
-      this.working += 1;
-      void sent.finally(() => {
-        this.working -= 1;
-      });
-      return answerOf({ ...claimed, shown });
-    });
+    progress.tell = () => answerOf({ ...claimed, shown });
+    return this.send(agent, request, accepted, { ...claimed, shown }, leaseEnds, way);
   }
 
   /** One call, then commit 2. Never rejects: what cannot be settled here is left to the lease. */
@@ -266,16 +270,20 @@ export class PayStory {
     );
     if (outcome.kind === 'refused') return outcome;
     if (outcome.kind === 'ok') return { kind: 'offered' as const, offer: outcome, rateE10 };
-    // Nothing is accepted and nothing is paid; only the number the agent will meet again is kept.
+    return { kind: 'unknown' as const };
+  }
+
+  /** Nothing is accepted and nothing is paid; only the number the agent will meet again is kept. */
+  private async number(agent: Agent, request: PayRequest, service: Accept['service']): Promise<PayAnswer> {
     const quoted = await this.parts.storeOf(agent.shard).quote({
       agentId: agent.agentId,
       agentTransactionId: request.agentTransactionId,
-      inputs,
+      inputs: fingerprintOf(inquiryWords(service, request)),
       offer: null,
       rateE10: null,
       ttlMs: 0,
     });
-    return { kind: 'unknown' as const, transactionId: quoted.transactionId };
+    return refusal(1, null, quoted.transactionId);
   }
 
   /** The same id again. Whatever the repeat says, the payment goes on untouched. */
@@ -315,6 +323,11 @@ export class PayStory {
 
 /** A few hundred bytes each. */
 const finalsKept = 10_000;
+
+/** What an agent is told when its time is over; null while nobody but the database is waited for. */
+interface Progress {
+  tell: (() => PayAnswer | Promise<PayAnswer>) | null;
+}
 
 /** A payment would be claimed later than that: better say so at once. */
 const claimMsMax = 1000;
@@ -399,18 +412,25 @@ class Waits {
   private readonly free: number[] = [];
   private sweeper: NodeJS.Timeout | null = null;
 
-  /** The answer if it comes within `ms`, else the other one, made when the time is over. */
-  forAnswer<T>(work: Promise<T>, ms: number, otherwise: () => T): Promise<T> {
-    return new Promise((resolve) => {
+  /**
+   * The answer if it comes within `ms`, else the other one, made when the time is over. Work that fails later fails
+   * unheard: its agent was told to come again.
+   */
+  forAnswer<T>(work: Promise<T>, ms: number, otherwise: () => T | Promise<T>): Promise<T> {
+    return new Promise((resolve, reject) => {
       const slot = this.free.pop() ?? this.slots.length;
       const wait = { until: performance.now() + ms, end: () => resolve(otherwise()) };
       this.slots[slot] = wait;
       this.sweeper ??= setInterval(() => this.sweep(performance.now()), sweepMs).unref();
-      void work.then((value) => {
+      const end = (tell: () => void) => {
         if (this.slots[slot] !== wait) return;
         this.release(slot);
-        resolve(value);
-      });
+        tell();
+      };
+      work.then(
+        (value) => end(() => resolve(value)),
+        (error: unknown) => end(() => reject(error)),
+      );
     });
   }
 

@@ -103,6 +103,8 @@ export interface CrowdOptions {
   readonly fates: readonly Fate[];
   /** The longest pause between two payments of one agent. */
   readonly thinkMsMax: number;
+  /** Absent: `P1011`. */
+  readonly serviceId?: string;
   /** Told also how long the agent has waited for it. */
   readonly onAnswer?: (kind: AnswerKind, waitedMs: number) => void;
 }
@@ -199,7 +201,7 @@ export class Crowd {
     const account = fate.ending ? String(Math.floor(number)) + fate.ending : `${Math.floor(number / 10)}8`;
     const amountMinor = BigInt(100 + Math.floor(Math.random() * 50_000));
     const amount = `${amountMinor / 100n}.${String(amountMinor % 100n).padStart(2, '0')}`;
-    const body = `{"serviceId":"P1011","account":"${account}","agentTransactionId":${id},"agentTransactionDate":"2026-02-17T16:48:37","amountTo":${amount}}`;
+    const body = `{"serviceId":"${this.options.serviceId ?? 'P1011'}","account":"${account}","agentTransactionId":${id},"agentTransactionDate":"2026-02-17T16:48:37","amountTo":${amount}}`;
     return {
       ...{ agentId, id, account, amountMinor, fate, body, token },
       ...{ finalCodes: new Set(), transactionIds: new Set(), strange: [], asked: 0 },
