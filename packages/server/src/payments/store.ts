@@ -113,9 +113,9 @@ interface Key {
 const keyOf = (item: Key) => `${item.agentId}/${item.agentTransactionId}`;
 
 /**
- * A commit is acknowledged when a synchronous standby has it. It can be seen before that: after a crash of the server,
- * or when its wait was cancelled. What was only read and is told to agents therefore leaves a mark in the log, for whose
- * commit PostgreSQL waits likewise.
+ * A commit is acknowledged when a synchronous standby has it. It can be seen before that: after a crash of the
+ * server, or when its wait was cancelled. What was only read and is told to agents therefore leaves a mark in the log,
+ * for whose commit PostgreSQL waits likewise.
  */
 const onStandbyToo = (read: string) =>
   `case when ${read} and current_setting('synchronous_standby_names') <> '' then pg_logical_emit_message(true, 'tolem', '') end`;

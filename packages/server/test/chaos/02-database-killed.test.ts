@@ -7,7 +7,7 @@ import { Crowd, everyFate } from '../support/crowd.js';
 import { judge, type Violation } from '../support/oracle.js';
 import { brokenBuild, openScene, postmasterOf, type Scene } from '../support/processes.js';
 import { experiment, type Lab, type Outcome } from './lab.js';
-import { notKept, toldOf } from './told.js';
+import { notKept, recoveredWithin, servedWithin, toldOf } from './told.js';
 
 const servingRule = 'serves again within 10 s after the database has recovered';
 const servingMsMax = 10_000;
@@ -44,20 +44,6 @@ function alive(pid: number): boolean {
   }
 }
 
-/** Resolves when the database answers again; null when it does not within a minute. */
-async function recovery({ owner }: Scene, killed: Killed): Promise<number | null> {
-  const startedAtMs = performance.now();
-  for (; performance.now() - startedAtMs < recoveryMsMax; await sleep(10)) {
-    const answers = () =>
-      owner.query('select 1').then(
-        () => true,
-        () => false,
-      );
-    if (killed.isOver() && (await answers())) return performance.now() - startedAtMs;
-  }
-  return null;
-}
-
 async function survive(lab: Lab, kills: number, build?: string): Promise<Outcome> {
   const scene = await openScene({
     agents: 100,
@@ -80,14 +66,14 @@ async function survive(lab: Lab, kills: number, build?: string): Promise<Outcome
       await sleep(Math.random() * 1200);
       const killed = kill % 3 === 0 ? await killSession(scene) : killServer(scene);
       lab.timeline.fault(killed.name);
-      const recovered = await recovery(scene, killed);
+      const recovered = await recoveredWithin(owner, killed.isOver, recoveryMsMax);
       if (recovered === null) {
         violate('the database is brought up again', killed.name, `away for ${recoveryMsMax / 1000} s`);
         break;
       }
       recoveredMs.push(recovered);
       violations.push(...(await notKept(owner, toldOf(crowd.payments))));
-      const serving = await Promise.race([crowd.nextAnswer(), sleep(servingMsMax, null)]);
+      const serving = await servedWithin(crowd, servingMsMax);
       if (serving === null) violate(servingRule, killed.name, `no answer for ${servingMsMax / 1000} s`);
       else servingMs.push(serving);
       if (kill % Math.ceil(kills / 10) === 0) lab.say(`${kill} kills, ${crowd.finished} payments finished`);

@@ -1,6 +1,7 @@
 /** What agents have been told by a moment, held against a database. */
+import { setTimeout as sleep } from 'node:timers/promises';
 import type pg from 'pg';
-import type { Payment } from '../support/crowd.js';
+import type { Crowd, Payment } from '../support/crowd.js';
 import type { Violation } from '../support/oracle.js';
 
 export const keptRule = 'what was acknowledged is kept';
@@ -41,4 +42,33 @@ export async function notKept(db: pg.Pool, told: readonly Told[]): Promise<Viola
       { rule: keptRule, object: name, found: `${found}; told transactionId ${transactionId}, ${code}` },
     ];
   });
+}
+
+/** Milliseconds until a payment that was ordered after this call has ended; null when none does in time. */
+export async function servedWithin(crowd: Crowd, msMax: number): Promise<number | null> {
+  const startedAtMs = performance.now();
+  const before = crowd.payments.length;
+  for (; performance.now() - startedAtMs < msMax; await sleep(10)) {
+    if (crowd.payments.slice(before).some(({ finalCodes }) => finalCodes.size > 0))
+      return performance.now() - startedAtMs;
+  }
+  return null;
+}
+
+/** Milliseconds until the database answers and `isNew` holds; null when it does not within a minute. */
+export async function recoveredWithin(
+  db: pg.Pool,
+  isNew: () => boolean,
+  msMax = 60_000,
+): Promise<number | null> {
+  const startedAtMs = performance.now();
+  for (; performance.now() - startedAtMs < msMax; await sleep(10)) {
+    if (!isNew()) continue;
+    const answers = await db.query('select 1').then(
+      () => true,
+      () => false,
+    );
+    if (answers) return performance.now() - startedAtMs;
+  }
+  return null;
 }

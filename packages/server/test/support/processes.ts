@@ -24,7 +24,7 @@ import { topUp } from '../../src/agents/funds.js';
 import { confirmToken, createToken } from '../../src/agents/tokens.js';
 import { inTransaction } from '../../src/audit.js';
 import { loadDemo } from '../../src/catalogue/demo.js';
-import { connectOptions, databaseUrl, openClient } from '../../src/db/connect.js';
+import { connectOptions, type DatabaseAddress, databaseUrl, openClient } from '../../src/db/connect.js';
 import { ensurePostgres } from '../../src/db/embedded.js';
 import { migrate } from '../../src/db/migrate.js';
 import type { RegistryRow } from '../../src/providers/sandbox/registry.js';
@@ -41,7 +41,8 @@ const guard = spawn(
   process.execPath,
   [
     '-e',
-    `const { readFileSync, rmSync } = require('node:fs');
+    `const { spawnSync } = require('node:child_process');
+    const { readFileSync, rmSync } = require('node:fs');
     const list = new Set();
     let text = '';
     process.stdin.setEncoding('utf8').on('data', (chunk) => {
@@ -61,6 +62,8 @@ const guard = spawn(
           if (Number(pid) > 1) process.kill(Number(pid), 'SIGKILL');
         } catch {}
       }
+      // A small disk of a test, mounted there.
+      for (const each of directories) spawnSync('umount', ['-l', each + '/postgres'], { stdio: 'ignore' });
       const remove = (path) => rmSync(path, { recursive: true, force: true, maxRetries: 10, retryDelay: 200 });
       setTimeout(() => directories.forEach(remove), 500);
     });`,
@@ -70,7 +73,7 @@ const guard = spawn(
 guard.unref();
 (guard.stdin as Socket).unref();
 
-function guarded(child: ChildProcess): ChildProcess {
+export function guarded(child: ChildProcess): ChildProcess {
   guard.stdin!.write(`+${child.pid}\n`);
   child.once('exit', () => guard.stdin!.write(`-${child.pid}\n`));
   return child;
@@ -79,10 +82,37 @@ function guarded(child: ChildProcess): ChildProcess {
 const runs = (child: ChildProcess) => child.exitCode === null && child.signalCode === null;
 
 /** For PostgreSQL and other files of a test. */
-function guardedDirectory(): string {
+export function guardedDirectory(): string {
   const path = temporaryDirectory();
   guard.stdin!.write(`+${path}\n`);
   return path;
+}
+
+/** A postmaster and what it has started, by number. */
+export function familyOf(postmaster: number): number[] {
+  const parentOf = (pid: string) => {
+    try {
+      return Number(/\) \S (\d+)/.exec(readFileSync(`/proc/${pid}/stat`, 'utf8'))?.[1]);
+    } catch {
+      return null;
+    }
+  };
+  const pids = readdirSync('/proc').filter((name) => /^\d+$/.test(name));
+  return [postmaster, ...pids.filter((pid) => parentOf(pid) === postmaster).map(Number)];
+}
+
+/** To a postmaster first, so that it starts nothing more, and then to what it has started. */
+export function signalFamily(postmaster: number, name: NodeJS.Signals): void {
+  const tell = (pid: number) => {
+    try {
+      process.kill(pid, name);
+    } catch {
+      // It has ended meanwhile.
+    }
+  };
+  const [, ...before] = familyOf(postmaster);
+  tell(postmaster);
+  for (const pid of new Set([...before, ...familyOf(postmaster).slice(1)])) tell(pid);
 }
 
 /** The postmaster of the cluster in a data directory; null when none runs. */
@@ -222,7 +252,7 @@ async function startSandbox(dataDir: string, times: SandboxTimes) {
  * A port that only servers use: below the range from which the system takes ports for outgoing connections, or an agent
  * that calls a dead server could be given the server's port and would be talking to itself.
  */
-async function quietPort(): Promise<number> {
+export async function quietPort(): Promise<number> {
   for (;;) {
     const port = 20_000 + Math.floor(Math.random() * 10_000);
     const probe = createServer().listen(port, '127.0.0.1');
@@ -269,6 +299,15 @@ export interface SceneOptions {
   readonly env?: Readonly<Record<string, string>>;
   /** The server brings and watches its own PostgreSQL instead of using the test's. */
   readonly embedded?: boolean;
+  /** Another PostgreSQL than the one that comes with the packages, started in the data directory. */
+  readonly postgres?: (dataDir: string) => Promise<Postgres>;
+  /** Before anything is in the data directory; what it answers is called when PostgreSQL has ended. */
+  readonly prepare?: (dataDir: string) => () => void;
+}
+
+export interface Postgres {
+  readonly connection: DatabaseAddress;
+  stop(): Promise<void>;
 }
 
 /** Changes a function of the database, where the text must fit in exactly one place: for controls. */
@@ -287,7 +326,9 @@ export type Scene = Awaited<ReturnType<typeof openScene>>;
 export async function openScene(options: SceneOptions) {
   ensureBuilt();
   const dataDir = guardedDirectory();
-  const postgres = await ensurePostgres({ dataDir });
+  const undoPrepared = options.prepare?.(dataDir);
+  const postgres: Postgres = await (options.postgres?.(dataDir) ?? ensurePostgres({ dataDir }));
+  const { connection } = postgres;
   const adminOptions = connectOptions(postgres.connection, { name: 'test', role: 'owner' });
   const appOptions = connectOptions(postgres.connection, { name: 'test', role: 'app' });
   await migrate(adminOptions, { directory: sqlDirectory });
@@ -334,7 +375,9 @@ export async function openScene(options: SceneOptions) {
         TOLEM_PORT: String(over.port),
         TOLEM_MONITOR_PORT: '0',
         TOLEM_DATA_DIR: options.embedded ? dataDir : join(dataDir, 'server'),
-        ...(options.embedded ? {} : { TOLEM_DATABASE_URL: databaseUrl(postgres.connection) }),
+        ...(options.embedded
+          ? {}
+          : { TOLEM_DATABASE_URL: typeof connection === 'string' ? connection : databaseUrl(connection) }),
         TOLEM_LOG_LEVEL: 'warn',
         TOLEM_PAY_WAIT_MS: '1000',
         ...options.env,
@@ -353,6 +396,7 @@ export async function openScene(options: SceneOptions) {
       const pid = postmasterOf(dataDir);
       if (pid !== null) process.kill(pid, 'SIGQUIT');
       for (let i = 0; i < 100 && postmasterOf(dataDir) !== null; i += 1) await sleep(50);
+      undoPrepared?.();
       rmSync(dataDir, { recursive: true, force: true, maxRetries: 10, retryDelay: 100 });
       guard.stdin!.write(`-${dataDir}\n`);
     },
