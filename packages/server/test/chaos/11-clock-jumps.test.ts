@@ -1,7 +1,7 @@
 /**
- * The clock of one of three processes jumps by days, forth and back, under load; also while the process stands still, as
- * a machine's does that is suspended and then set right; and, forward only, together with the clock that never goes back
- * by itself, as after a pause of a virtual machine. Other processes and the database keep the right time.
+ * The clock of one of three processes jumps by days, forth and back, under load; also while the process stands still,
+ * as a machine's does that is suspended and then set right; and, forward only, together with the clock that never goes
+ * back by itself, as after a pause of a virtual machine. Other processes and the database keep the right time.
  */
 import { renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
