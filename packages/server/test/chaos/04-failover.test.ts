@@ -120,6 +120,21 @@ experiment({
         }),
     },
     {
+      broken: 'a build that tells what it reads before the standby has it',
+      rule: keptRule,
+      run: (lab) =>
+        survive(lab, {
+          ways: ['cancelled waits'],
+          build: brokenBuild([
+            {
+              file: 'payments/store.js',
+              from: "pg_logical_emit_message(true, 'tolem', '') end",
+              to: 'null end',
+            },
+          ]),
+        }),
+    },
+    {
       broken: 'a build that stays with its first host',
       rule: servingRule,
       run: (lab) =>

@@ -21,6 +21,7 @@ const settings = {
   max_wal_size: '256MB',
   wal_keep_size: '512MB',
   wal_sender_timeout: '5s',
+  wal_retrieve_retry_interval: '200ms',
 };
 
 interface Node {
@@ -32,6 +33,8 @@ interface Running extends Node {
   readonly pid: number;
   readonly ended: Promise<unknown>;
 }
+
+const isYes = (row: unknown) => (row as { yes: boolean }).yes;
 
 export class Pair implements Postgres {
   /** For TOLEM_DATABASE_URL. */
@@ -80,7 +83,9 @@ export class Pair implements Postgres {
     const old = this.primary;
     this.primary = this.standby!;
     this.standby = null;
-    await this.ask(this.primary, 'select pg_promote(true, 30)');
+    // A request that comes while the standby looks for its primary may pass it by.
+    while ((await this.ask(this.primary, 'select pg_is_in_recovery() as yes')).some(isYes))
+      await this.ask(this.primary, 'select pg_promote(true, 2)');
     this.gone = old;
   }
 
