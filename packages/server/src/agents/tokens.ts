@@ -131,8 +131,8 @@ function unknownToken(tokenId: bigint): never {
 }
 
 /**
- * Gathers the last uses of tokens and writes them together every few seconds, so that a request never waits for it. They
- * are dated when they are written, by the database's clock: processes' own need not agree.
+ * Gathers the last uses of tokens and writes them together every few seconds, so that a request never waits for it.
+ * They are dated when they are written, by the database's clock: processes' own need not agree.
  */
 export class TokenUses {
   /** By token, the address. */

@@ -1,8 +1,9 @@
 import type { StoredPayment } from './store.js';
 
 /**
- * The latest payments that this process has seen to be final, as committed. Their answers never change, so that a repeat
- * needs no database. Two generations, the older of which is dropped whole: taking entries out one by one costs more.
+ * Final payments that were asked about again, the latest of them, as committed. Their answers never change, so that a
+ * further repeat needs no database. To keep every payment as it becomes final would cost the payments more than it
+ * saves the repeats. Two generations, the older of which is dropped whole: taking entries out one by one costs more.
  */
 export class FinalPayments {
   private young = new Map<string, StoredPayment>();

@@ -221,7 +221,6 @@ export class PayStory {
       };
       const settled = await step(way?.span, 'settle', () => store.settle(settlement), spanFacts);
       log.debug?.({ ...lineFacts(way, settled), moved: settled.moved }, 'settled');
-      this.finals.keep(order.externalId, settled);
       if (settled.moved && settled.state === State.failed)
         watch?.returned(agent, request.amountToMinor + accepted.feeMinor);
       return answerOf(settled);

@@ -1,7 +1,7 @@
 /**
- * Power is lost: all processes of PostgreSQL are stopped in the middle of their work, the data directory is copied as it
- * lies, and the copy is what the centre goes on with. What was in the processes' memory alone is gone with them. What
- * they had written counts as being on the disk, so that the copy cannot show a missing fsync; it shows what was
+ * Power is lost: all processes of PostgreSQL are stopped in the middle of their work, the data directory is copied as
+ * it lies, and the copy is what the centre goes on with. What was in the processes' memory alone is gone with them.
+ * What they had written counts as being on the disk, so that the copy cannot show a missing fsync; it shows what was
  * acknowledged before it was written, and the control does just that.
  */
 import { execFile } from 'node:child_process';

@@ -1,8 +1,8 @@
 /**
  * Failover: a primary with a synchronous standby is lost for good, the standby promoted, and the centre follows by
- * itself. Three ways: the primary is killed; it falls silent, as a machine without power or network does; or the standby
- * is away first, somebody cancels the waits for it, and then the primary is killed: what was committed on the primary
- * alone is gone, and no agent may have been told.
+ * itself. Three ways: the primary is killed; it falls silent, as a machine without power or network does; or the
+ * standby is away first, somebody cancels the waits for it, and then the primary is killed: what was committed on the
+ * primary alone is gone, and no agent may have been told.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Crowd, everyFate } from '../support/crowd.js';

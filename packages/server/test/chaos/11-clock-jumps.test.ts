@@ -1,7 +1,7 @@
 /**
- * The clock of one of three processes jumps by days, forth and back, under load; also while the process stands still, as
- * a machine's does that is suspended and then set right; and, forward only, together with the clock that never goes back
- * by itself, as after a pause of a virtual machine. Other processes and the database keep the right time.
+ * The clock of one of three processes jumps by days, forth and back, under load; also while the process stands still,
+ * as a machine's does that is suspended and then set right; and, forward only, together with the clock that never goes
+ * back by itself, as after a pause of a virtual machine. Other processes and the database keep the right time.
  */
 import { renameSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
@@ -171,17 +171,23 @@ async function jumpOverAndOver(lab: Lab, scene: Scene, plan: Plan): Promise<Outc
 
 /** Lets the process stand still for longer than a lease, its clock set meanwhile; answers what it had under way. */
 async function stall({ owner }: Scene, pid: number, setClock: () => void): Promise<number> {
-  process.kill(pid, 'SIGSTOP');
+  let held = 0;
+  for (let tries = 0; held === 0 && tries < 20; tries += 1) {
+    if (tries > 0) process.kill(pid, 'SIGCONT');
+    await sleep(Math.random() * 200);
+    process.kill(pid, 'SIGSTOP');
+    await sleep(1000);
+    // What the others had they have ended within this second; what is left is the stopped process's.
+    const { rows } = await owner.query<{ count: number }>(
+      `select coalesce(sum(cardinality(payment_ids)), 0)::int as count from leases
+       where until < now() + interval '4 seconds'`,
+    );
+    held = rows[0]!.count;
+  }
   setClock();
-  await sleep(1000);
-  // What the others have now they end within this second; what is left is the stopped process's.
-  const { rows } = await owner.query<{ count: number }>(
-    `select coalesce(sum(cardinality(payment_ids)), 0)::int as count from leases
-     where until < now() + interval '4 seconds'`,
-  );
   await sleep(stallMs - 1000);
   process.kill(pid, 'SIGCONT');
-  return rows[0]!.count;
+  return held;
 }
 
 /**

@@ -1,6 +1,7 @@
 /**
- * A provider's bad network: a TCP proxy on loopback that passes requests and answers on, and spoils them as a plan says.
- * Of HTTP it knows where a message ends: at the length that its head names. One request at a time on a connection.
+ * A provider's bad network: a TCP proxy on loopback that passes requests and answers on, and spoils them as a plan
+ * says. Of HTTP it knows where a message ends: at the length that its head names. One request at a time on a
+ * connection.
  */
 import { once } from 'node:events';
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
@@ -168,7 +169,9 @@ const headEnd = '\r\n\r\n';
 /** `pay` of `POST /pay HTTP/1.1`. */
 export const callOf = (request: string) => /^\w+ \/(\w*)/.exec(request)?.[1] ?? 'no HTTP';
 
-/** Calls for every message that has come whole. Throws at one whose head names no length and has a body all the same. */
+/**
+ * Calls for every message that has come whole. Throws at one whose head names no length and has a body all the same.
+ */
 function onMessage(socket: Socket, take: (message: Buffer) => void): void {
   let bytes = Buffer.alloc(0);
   socket.on('data', (chunk) => {
