@@ -27,8 +27,8 @@ export type Consequence =
   | { readonly kind: 'send'; readonly nextMs: number };
 
 /**
- * Pauses between inquiries, by how many there have been: then 30 s for about an hour, so that a provider that is back is
- * asked within the minute, and after that 5 min until the provider or an operator ends it.
+ * Pauses between inquiries, by how many there have been: then 30 s for about an hour, so that a provider that is back
+ * is asked within the minute, and after that 5 min until the provider or an operator ends it.
  */
 const inquiryPausesMs = [500, 1000, 1000, 2000, 3000, 5000, 10_000];
 

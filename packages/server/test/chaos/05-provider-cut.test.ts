@@ -1,7 +1,7 @@
 /**
- * The way to the provider is cut, in five kinds: no connection comes about, the request is lost, the answer is lost, half
- * of the answer's body comes, the connection is reset at any moment. Payments and status inquiries are cut alike, and a
- * payment may be cut again and again. What became of it is only what the provider has said in a whole answer.
+ * The way to the provider is cut, in five kinds: no connection comes about, the request is lost, the answer is lost,
+ * half of the answer's body comes, the connection is reset at any moment. Payments and status inquiries are cut alike,
+ * and a payment may be cut again and again. What became of it is only what the provider has said in a whole answer.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Crowd, everyFate, type Fate, type Payment, plainFate } from '../support/crowd.js';

@@ -1,7 +1,7 @@
 /**
  * One provider becomes slow: it answers after 0.1 to 120 s, short times as often as long ones, and one answer in twenty
- * never comes. Two others stay well. Agents of the others must not notice, and those of the slow one are told 1 in time.
- * The provider does its work at once and is slow to say so; inquiries are as slow as payments.
+ * never comes. Two others stay well. Agents of the others must not notice, and those of the slow one are told 1 in
+ * time. The provider does its work at once and is slow to say so; inquiries are as slow as payments.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { type AnswerKind, Crowd, type Fate, plainFate } from '../support/crowd.js';

@@ -105,12 +105,15 @@ async function exhaust(
   const done = first.flatMap(({ code, transactionId }) => (code === 0 ? [BigInt(transactionId!)] : []));
   lab.timeline.fault('top-ups and reversals');
   const papers = each.payments - each.funded - each.reversed;
-  const moved = Promise.all([
-    ...done.slice(0, each.reversed).map((id) => reverse(scene.pool, id, `agreed, ${id}`, 'op')),
-    ...Array.from({ length: papers }, (_, index) =>
-      topUp(scene.pool, agentId, amountMinor, `paper ${index}`, 'op'),
-    ),
-  ]);
+  // One by one, as operators do: the test has few connections for its hundreds of movements.
+  const giveBack = async () => {
+    for (const id of done.slice(0, each.reversed)) await reverse(scene.pool, id, `agreed, ${id}`, 'op');
+  };
+  const payIn = async () => {
+    for (let paper = 1; paper <= papers; paper += 1)
+      await topUp(scene.pool, agentId, amountMinor, `paper ${paper}`, 'op');
+  };
+  const moved = Promise.all([giveBack(), payIn()]);
   const ends = await askAll((code) => code === 0);
   await moved;
   if (count(ends, 0) !== each.payments)
