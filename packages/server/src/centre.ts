@@ -4,12 +4,13 @@ import { randomUUID } from 'node:crypto';
 import type pg from 'pg';
 import { lookUp } from './catalogue/numbering.js';
 import { elapsedMs } from './clock.js';
-import type { UseCases } from './core/answers.js';
+import type { CallbackAnswer, UseCases } from './core/answers.js';
 import { Overloaded } from './core/answers.js';
 import type { Reference } from './core/catalogue.js';
 import type { Spans } from './core/way.js';
 import { LaneBroken, type LaneWatch } from './db/lane.js';
 import { type Log, type Loop, listen, type RunningLoops, runLoops } from './jobs/loops.js';
+import { takeCallback } from './payments/callback.js';
 import { check } from './payments/check.js';
 import { type FundsWatch, leaseMsFor, PayStory } from './payments/pay.js';
 import { seal } from './payments/seal.js';
@@ -24,7 +25,7 @@ import {
   workOne,
 } from './payments/waiting.js';
 import { connectors } from './providers/connectors.js';
-import type { Sender } from './providers/contract.js';
+import type { CallbackRequest, Sender } from './providers/contract.js';
 import { createSender, type SenderOptions } from './providers/send.js';
 
 export interface CentreParts {
@@ -56,6 +57,8 @@ export interface Watch extends LaneWatch, FundsWatch {
 
 export interface Centre {
   readonly useCases: UseCases;
+  /** What a provider tells by itself. Rejects without the database: nothing was taken. */
+  callback(providerId: string, request: CallbackRequest): Promise<CallbackAnswer>;
   /** Batches written so far, by shard and lane. */
   batches(): Record<number, ReturnType<PaymentStore['sizes']>>;
   /** What is under way now. */
@@ -131,6 +134,7 @@ export function startCentre(parts: CentreParts): Centre {
 
   const queue = { db: pool, storeOf, sender, leaseMs, log, spans: parts.spans };
   let calls = 0;
+  let callbacks = 0;
   let full = false;
   const workQueue = async (): Promise<number> => {
     const free = Math.min(claimMax, queueCallsMax - calls);
@@ -168,6 +172,15 @@ export function startCentre(parts: CentreParts): Centre {
 
   return {
     batches: () => Object.fromEntries([...stores].map(([shard, store]) => [shard, store.sizes()])),
+    async callback(providerId, request) {
+      const shardOf = (agentId: bigint) => reference().agents.get(agentId)?.shard ?? null;
+      callbacks += 1;
+      try {
+        return await takeCallback({ db: pool, storeOf, sender, shardOf, log }, providerId, request);
+      } finally {
+        callbacks -= 1;
+      }
+    },
     lanes: () => [...stores.values()].flatMap((store) => store.lanes()),
     calls: () => sender.loads(),
     loops: () => loops.turns(),
@@ -198,7 +211,8 @@ export function startCentre(parts: CentreParts): Centre {
       await sender.close(500);
       const until = performance.now() + 1000;
       await story.drain(0, 1000);
-      while (calls > 0 && performance.now() < until) await new Promise((done) => setTimeout(done, 10));
+      while (calls + callbacks > 0 && performance.now() < until)
+        await new Promise((done) => setTimeout(done, 10));
       await Promise.all([...stores.values()].map((store) => store.close()));
     },
   };

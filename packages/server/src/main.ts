@@ -165,6 +165,7 @@ async function start(
       drainMsMax: 5000,
     },
     useCases: centre.useCases,
+    callback: centre.callback,
     reference: () => watch.current().reference,
     directory: watch.directory,
     ...(config.tlsCertPath && config.tlsKeyPath

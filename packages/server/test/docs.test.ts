@@ -27,6 +27,7 @@ const files = [
   'docs/protocol.ru.md',
   'docs/errors.md',
   'docs/operations.md',
+  'docs/providers.md',
 ] as const;
 const pages = Object.fromEntries(
   files.map((path) => [path, readFileSync(join(root, path), 'utf8')]),

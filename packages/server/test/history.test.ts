@@ -317,7 +317,7 @@ describe('the history', () => {
     ).toBe(false);
     const entry = (await paymentHistory(app, id)).find(({ kind }) => kind === 'not_moved')!;
     expect(entry.text).toMatch(
-      /^What came changed nothing, the payment had moved on: The provider was asked what became/,
+      /^What came changed nothing where the payment was by then: The provider was asked what became/,
     );
   });
 

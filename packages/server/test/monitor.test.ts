@@ -941,7 +941,7 @@ describe.runIf(hasPromtool)('by promtool', () => {
       [
         'TolemContradiction',
         '5m',
-        [['tolem_contradictions_total{instance="a"}', '0 0 1x10']],
+        [['tolem_contradictions_open{instance="a"}', '0 0 1x10']],
         { severity: 'critical' },
       ],
     ];

@@ -3,6 +3,13 @@ import { Argument, type Command, InvalidArgumentError, Option } from 'commander'
 import { listAudit, Refusal } from '../audit.js';
 import { listSettings } from '../config.js';
 import { verify } from '../ledger/verify.js';
+import {
+  type Contradiction,
+  closeContradiction,
+  contradictionWords,
+  getContradiction,
+  listContradictions,
+} from '../payments/contradictions.js';
 import { findPayments, maskAccount, type PaymentSummary, paymentHistory } from '../payments/history.js';
 import {
   approve,
@@ -13,7 +20,7 @@ import {
   settleByEvidence,
 } from '../payments/operator.js';
 import { agentTransaction, type Context, count, id, money, type Run } from './context.js';
-import { table } from './print.js';
+import { facts, table } from './print.js';
 
 interface Sight {
   readonly showAccount?: true;
@@ -215,6 +222,105 @@ function addPaymentsCommands(program: Command, run: Run): void {
         await showPayment(cli, transactionId, 'was reversed: its money went back to the agent');
       }),
     );
+
+  addContradictionCommands(payments, run);
+}
+
+function addContradictionCommands(payments: Command, run: Run): void {
+  const contradictions = payments
+    .command('contradictions')
+    .description('what providers told and what cannot be true beside what they told before');
+  const number = ['<contradictionId>', 'number of the contradiction', id] as const;
+
+  contradictions
+    .command('list')
+    .description('open ones, the oldest first')
+    .option('--all', 'closed ones too, the newest first')
+    .addOption(showAccount())
+    .action(
+      run(async (cli: Context, options: Sight & { all?: true }) => {
+        const rows = await listContradictions(await cli.database(), options.all);
+        const told = rows.map((each) => sighted(each, options));
+        cli.show(told, () =>
+          table(
+            [
+              'number',
+              'transaction',
+              'provider',
+              'told',
+              'state',
+              'code',
+              'amount',
+              'currency',
+              'at',
+              'closed by',
+            ],
+            told.map((each) => [
+              each.contradictionId,
+              each.transactionId,
+              each.providerId,
+              each.kind,
+              each.state,
+              each.code,
+              money(each.amountToMinor),
+              each.currency,
+              cli.time(each.at),
+              each.closedBy,
+            ]),
+          ),
+        );
+      }),
+    );
+
+  contradictions
+    .command('show')
+    .description('one with all that is known of it')
+    .argument(...number)
+    .addOption(showAccount())
+    .action(
+      run(async (cli: Context, contradictionId: bigint, options: Sight) => {
+        const found = await getContradiction(await cli.database(), contradictionId);
+        cli.show(sighted(found, options), () => contradictionText(cli, sighted(found, options)));
+      }),
+    );
+
+  contradictions
+    .command('close')
+    .description('take it off the queue; money is moved by other commands')
+    .argument(...number)
+    .requiredOption('--reason <text>', 'what was found out, and what was done')
+    .action(
+      run(async (cli: Context, contradictionId: bigint, options: { reason: string }) => {
+        const { db, operator } = await cli.change();
+        await closeContradiction(db, contradictionId, options.reason, operator);
+        const closed = sighted(await getContradiction(db, contradictionId), {});
+        cli.show(
+          closed,
+          () => `Contradiction ${contradictionId} is closed.\n${contradictionText(cli, closed)}`,
+        );
+      }),
+    );
+}
+
+function contradictionText(cli: Context, told: Contradiction): string {
+  return [
+    contradictionWords[told.kind] ?? told.kind,
+    facts([
+      ['transaction', told.transactionId],
+      ['agent', told.agentId],
+      ['agent id', told.agentTransactionId],
+      ['provider', told.providerId],
+      ['reference told', told.reference],
+      ['reference of the payment', told.paymentReference],
+      ['account', told.account],
+      ['amount', `${money(told.amountToMinor)} ${told.currency}`],
+      ['the payment is', `${told.state}, code ${told.code}`],
+      ['told at', cli.time(told.at)],
+      ['closed at', cli.time(told.closedAt)],
+      ['closed by', told.closedBy],
+      ['reason', told.reason],
+    ]),
+  ].join('\n');
 }
 
 interface FindOptions {

@@ -49,6 +49,12 @@ export interface UseCases {
   ): Promise<{ code: number; reason: string | null; serviceId: string | null }>;
 }
 
+/**
+ * To a provider's callback. `taken`: committed, and told again it changes nothing; `later`: it cannot be acted on yet,
+ * and the provider is to come again, as after `not_known`: its callback may be faster than what it is about.
+ */
+export type CallbackAnswer = 'taken' | 'later' | 'not_known' | 'not_authentic';
+
 /** Thrown when the centre cannot take the request now: HTTP 503 with result 1 and Retry-After. */
 export class Overloaded extends Error {
   constructor(

@@ -46,7 +46,7 @@ export function createMetrics(parts: MetricsParts) {
     registry,
     metric(
       'tolem_contradictions_total',
-      'Outcomes that contradicted what their payment was already; the history has them as not_moved.',
+      'Outcomes that contradicted what their payment was already, each time they were told.',
     ),
   ).of();
 
@@ -132,6 +132,12 @@ export function createMetrics(parts: MetricsParts) {
   ofDatabase('tolem_payments_uncertain_oldest_seconds', 'Age of the oldest of them.', [], ({ waiting }) => [
     [Math.max(waiting.get('send')?.oldestS ?? 0, waiting.get('inquire')?.oldestS ?? 0)],
   ]);
+  ofDatabase(
+    'tolem_contradictions_open',
+    'Contradictions that wait for people, as listed by: tolem payments contradictions list.',
+    [],
+    ({ contradictionsOpen }) => [[contradictionsOpen]],
+  );
   ofDatabase('tolem_leases', 'Batches of payments that processes work on.', [], ({ leases }) => [
     [leases.count],
   ]);

@@ -6,6 +6,8 @@ export interface Readings {
   readonly waiting: ReadonlyMap<string, { readonly count: number; readonly oldestS: number }>;
   /** Batches that processes work on now, the payments in them, and for how long the oldest lease has run out. */
   readonly leases: { readonly count: number; readonly payments: number; readonly overdueS: number };
+  /** Those in the operators' queue. */
+  readonly contradictionsOpen: number;
   /** Amounts in minor units. */
   readonly agents: readonly {
     readonly agent: string;
@@ -62,6 +64,9 @@ async function readAll(pool: pg.Pool, agentsMax: number): Promise<Readings> {
        greatest(coalesce(extract(epoch from now() - min(until)), 0), 0)::float8 as overdue_s
      from leases`,
   );
+  const contradictions = await pool.query<{ open: number }>(
+    'select count(*)::float8 as open from contradictions where closed_at is null',
+  );
   const agents = await pool.query<Readings['agents'][number]>(
     `select case when n <= $1 then agent_id::text else 'other' end as agent, currency,
        sum(available_minor)::float8 as available, sum(credit_limit_minor)::float8 as "creditLimit",
@@ -82,6 +87,7 @@ async function readAll(pool: pg.Pool, agentsMax: number): Promise<Readings> {
       ]),
     ),
     leases: { count, payments, overdueS },
+    contradictionsOpen: contradictions.rows[0]!.open,
     agents: agents.rows,
   };
 }

@@ -331,7 +331,11 @@ const calls: Readonly<Record<string, string>> = {
   check: 'The provider was asked about the account',
   pay: 'The provider was asked to execute the payment',
   status: 'The provider was asked what became of the payment',
+  callback: 'The provider told by itself what became of the payment',
 };
+
+/** A call, or a callback, which has neither an HTTP status nor a time. */
+type TellingRecord = Omit<CallRecord, 'call'> & { readonly call: CallRecord['call'] | 'callback' };
 
 const outcomes: Readonly<Record<string, string>> = {
   ok: 'it knows the account',
@@ -363,12 +367,15 @@ function eventEntry({ at, kind, data: json }: EventRow, payment: PaymentRow, sig
     hide && typeof value === 'string' ? value.replaceAll(account, maskAccount(account)) : value,
   );
   const said = typeof data.call === 'string' ? callText(data) : decisionText(kind, data);
-  const text = kind === 'not_moved' ? `What came changed nothing, the payment had moved on: ${said}` : said;
+  const text =
+    kind === 'not_moved' ? `What came changed nothing where the payment was by then: ${said}` : said;
   return { at, kind, text, data };
 }
 
-function callText({ call, outcome, httpStatus, durationMs, detail }: CallRecord): string {
+function callText({ call, outcome, httpStatus, durationMs, detail }: TellingRecord): string {
   const http = httpStatus === null ? 'no HTTP answer' : `HTTP ${httpStatus}`;
+  if (call === 'callback')
+    return `${calls.callback}: ${outcomes[outcome] ?? outcome}${detail ? ` (its words: ${detail})` : ''}.`;
   const words = detail ? `; its words: ${detail}` : '';
   return `${calls[call] ?? call}: ${outcomes[outcome] ?? outcome} (${http}, ${Math.round(durationMs)} ms${words}).`;
 }

@@ -13,6 +13,13 @@ export function externalIdOf(agentId: bigint, agentTransactionId: bigint): strin
   return `${agentId}-${agentTransactionId}`;
 }
 
+/** Null: no payment was ever called so. */
+export function readExternalId(name: string): { agentId: bigint; agentTransactionId: bigint } | null {
+  const [, agentId, agentTransactionId] = /^([1-9]\d{0,17})-([1-9]\d{0,18})$/.exec(name) ?? [];
+  if (agentId === undefined || BigInt(agentTransactionId!) >= 2n ** 63n) return null;
+  return { agentId: BigInt(agentId), agentTransactionId: BigInt(agentTransactionId!) };
+}
+
 /** The first half of a SHA-256 as a UUID: 16 bytes that PostgreSQL stores and compares as such. */
 export function fingerprintOf(words: string): string {
   const hex = hash('sha256', words, 'hex');

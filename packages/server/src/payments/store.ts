@@ -4,7 +4,7 @@
 import type pg from 'pg';
 import type { Shown } from '../core/answers.js';
 import type { Offer } from '../core/requests.js';
-import { type State, sourcesMask, stateFacts, states, statesMask } from '../core/states.js';
+import { State, sourcesMask, stateFacts, states, statesMask } from '../core/states.js';
 import { Lane, LaneBroken, type LaneClient, type LaneWatch, plainArray, textArray } from '../db/lane.js';
 import { readOffer, readShown, writeOffer, writeShown } from './stored.js';
 
@@ -120,6 +120,16 @@ const keyOf = (item: Key) => `${item.agentId}/${item.agentTransactionId}`;
 const onStandbyToo = (read: string) =>
   `case when ${read} and current_setting('synchronous_standby_names') <> '' then pg_logical_emit_message(true, 'tolem', '') end`;
 
+/**
+ * As tell_unmoved() judges it, but for what only references show. A reversed payment agrees with either: it was
+ * executed, and taken back.
+ */
+function contradicts(to: Settlement['to'], state: State): boolean {
+  if (to === State.failed) return state === State.succeeded;
+  const agrees: readonly State[] = [...open, State.succeeded, State.reversed];
+  return to === State.succeeded && !agrees.includes(state);
+}
+
 /** How long an outcome is offered to a database that is away. */
 const settleMsMax = 60_000;
 
@@ -134,7 +144,7 @@ export interface StoreOptions {
   /** How long a request waits for a lost database. */
   readonly waitMsMax: number;
   readonly watch?: LaneWatch | undefined;
-  /** Told of an outcome that contradicts what the payment is already; its history has it as `not_moved`. */
+  /** Told of a provider's word that contradicts what the payment is already. */
   readonly onContradiction?: (() => void) | undefined;
 }
 
@@ -355,8 +365,7 @@ export class PaymentStore {
     for (const row of result.rows) {
       const index = Number(row.n) - 1;
       out[index] = { ...toStored(row), moved: row.moved };
-      const { to, code, event } = batch[index]!;
-      if (!row.moved && event && (row.state !== to || row.code !== code)) this.options.onContradiction?.();
+      if (!row.moved && contradicts(batch[index]!.to, row.state)) this.options.onContradiction?.();
     }
     return out;
   }

@@ -65,7 +65,9 @@ async function work(parts: QueueParts, row: WaitingRow, claimedAt: number, span:
     const next = offers.deduplicates ? 'send' : 'inquire';
     const pause = offers.deduplicates ? 0 : 300_000;
     const event = JSON.stringify({ next, offers });
-    await postpone(db, row, next, pause, 'kept', 'no_status_inquiry', event);
+    // To be sent as a question, and not because nothing was executed.
+    const attempt = offers.deduplicates ? 'acknowledged' : 'kept';
+    await postpone(db, row, next, pause, attempt, 'no_status_inquiry', event);
     return;
   }
 

@@ -13,6 +13,7 @@ import { Overloaded, type UseCases } from '../core/answers.js';
 import type { Agent, Language, Reference } from '../core/catalogue.js';
 import { type HttpError, httpErrors } from '../core/codes.js';
 import { type Span, type Spans, step } from '../core/way.js';
+import { type CallbackParts, serveCallbacks } from './callbacks.js';
 import { type ArrayKey, CatalogueAnswers } from './catalogue.js';
 import { type Directory, identify } from './credentials.js';
 import { type Answer, codeOnly, type Method, methodsOf, type Received, readCall } from './methods.js';
@@ -36,6 +37,8 @@ export interface ProtocolConfig {
 export interface ServerParts {
   readonly config: ProtocolConfig;
   readonly useCases: UseCases;
+  /** Absent: providers tell nothing by themselves here. */
+  readonly callback?: CallbackParts['callback'];
   readonly reference: () => Reference;
   readonly directory: Directory;
   readonly tls?: TlsFiles;
@@ -107,6 +110,8 @@ export function buildServer(parts: ServerParts): FastifyInstance {
     reply.header('content-type', jsonType);
     return '{"status":"ok"}';
   });
+  const { callback } = parts;
+  if (callback) app.register(async (api) => serveCallbacks(api, { callback, logger }));
   app.register(async (api) => serveProtocol(api, parts));
   return app;
 }

@@ -18,6 +18,12 @@ export interface HttpResponse {
   readonly body: string;
 }
 
+/** A request of the provider's own, as it came: `body` is what a signature is made over. */
+export interface CallbackRequest {
+  readonly headers: Readonly<Record<string, string | string[] | undefined>>;
+  readonly body: Buffer;
+}
+
 /** A question about an account; nothing is paid. */
 export interface Inquiry {
   readonly externalId: string;
@@ -83,6 +89,12 @@ export type CheckOutcome = ({ readonly kind: 'ok' } & Offer) | Refused | Unknown
 export type PayOutcome = Executed | Pending | Refused | Unknown;
 export type StatusOutcome = Executed | Pending | Refused | NotFound | Unknown;
 
+/** What a provider tells of an order by itself. */
+export interface Notice {
+  readonly externalId: string;
+  readonly outcome: StatusOutcome;
+}
+
 /** What the protocol offers; the one rule of re-sending follows from it. */
 export interface Offers {
   /** The provider executes one external id at most once, so a repeat is safe. */
@@ -103,6 +115,11 @@ export interface Connector {
   /** Only called where `offers.status` is true. */
   buildStatus(order: Pick<Order, 'externalId' | 'serviceCode'>): HttpRequest;
   parseStatus(response: HttpResponse, order: Pick<Order, 'externalId' | 'serviceCode'>): StatusOutcome;
+  /**
+   * Where the provider tells outcomes by itself. Null: it is not proven to be the provider's, or is not understood.
+   * Secrets are compared in constant time.
+   */
+  parseCallback?(request: CallbackRequest): Notice | null;
 }
 
 /** One connector made for one provider; throws a plain sentence when a setting is missing or wrong. */
@@ -137,6 +154,8 @@ export interface Sender {
     providerId: string,
     order: Pick<Order, 'externalId' | 'serviceCode'>,
   ): Promise<{ outcome: StatusOutcome | NotSent; record: CallRecord }>;
+  /** What the provider's connector reads in a callback; null also where it takes none, or there is no such provider. */
+  readCallback(providerId: string, request: CallbackRequest): Notice | null;
   offers(providerId: string): Offers;
   /** The longest a call of this provider can take from the moment it leaves the queue. */
   callMsMax(providerId: string): number;

@@ -5,13 +5,16 @@
  * else is unknown, a refusal with a code that the protocol does not list included: whoever wrote it does not speak this
  * protocol, so the word "refused" beside it proves nothing either.
  */
+import { createHmac, timingSafeEqual } from 'node:crypto';
 import { z } from 'zod';
 import { formatMinor, parseAmount } from '../core/money.js';
 import type {
+  CallbackRequest,
   CheckOutcome,
   ConnectorFactory,
   HttpRequest,
   HttpResponse,
+  Notice,
   PayOutcome,
   StatusOutcome,
   Unknown,
@@ -19,6 +22,8 @@ import type {
 
 const settingsShape = z.object({
   notFoundTrustedAfterMs: z.int().min(0).max(86_400_000).nullable().default(3000),
+  /** What the provider signs its callbacks with; absent: none are taken. */
+  callbackSecret: z.string().min(16).max(200).optional(),
 });
 
 const amount = z.string().transform((text, context) => {
@@ -110,14 +115,20 @@ const statusAnswer = z.discriminatedUnion('status', [
 export const sandboxConnector: ConnectorFactory = (settings) => {
   const parsed = settingsShape.safeParse(settings);
   if (!parsed.success) {
-    throw new Error('notFoundTrustedAfterMs: must be whole milliseconds, at most a day, or null for never');
+    const problems: Readonly<Record<string, string>> = {
+      notFoundTrustedAfterMs: 'must be whole milliseconds, at most a day, or null for never',
+      callbackSecret: 'must be a text of 16 to 200 characters',
+    };
+    const name = String(parsed.error.issues[0]?.path[0]);
+    throw new Error(`${name}: ${problems[name]}`);
   }
+  const { notFoundTrustedAfterMs, callbackSecret } = parsed.data;
   return {
     name: 'sandbox',
     offers: {
       deduplicates: false,
       status: true,
-      notFoundTrustedAfterMs: parsed.data.notFoundTrustedAfterMs,
+      notFoundTrustedAfterMs,
     },
     buildCheck: (inquiry) =>
       post('/check', {
@@ -151,6 +162,7 @@ export const sandboxConnector: ConnectorFactory = (settings) => {
       body: null,
     }),
     parseStatus,
+    parseCallback: (request) => (callbackSecret ? parseCallback(request, callbackSecret) : null),
   };
 };
 
@@ -185,8 +197,19 @@ function parsePay(response: HttpResponse, asked: { readonly externalId: string }
 
 function parseStatus(response: HttpResponse, asked: { readonly externalId: string }): StatusOutcome {
   const answer = read(statusAnswer, response, asked.externalId);
-  if ('kind' in answer) return answer;
+  return 'kind' in answer ? answer : statusOutcome(answer);
+}
+
+function statusOutcome(answer: z.infer<typeof statusAnswer>): StatusOutcome {
   return answer.status === 'not_found' ? { kind: 'not_found' } : payOutcome(answer);
+}
+
+function parseCallback({ headers, body }: CallbackRequest, secret: string): Notice | null {
+  const signature = Buffer.from(String(headers['x-sandbox-signature'] ?? ''));
+  const expected = Buffer.from(`sha256=${createHmac('sha256', secret).update(body).digest('hex')}`);
+  if (signature.length !== expected.length || !timingSafeEqual(signature, expected)) return null;
+  const told = inWords(statusAnswer, body.toString('utf8'));
+  return 'kind' in told ? null : { externalId: told.externalId, outcome: statusOutcome(told) };
 }
 
 function payOutcome(answer: z.infer<typeof payAnswer>): PayOutcome {
@@ -209,15 +232,21 @@ function read<T extends { readonly externalId: string }>(
   externalId: string,
 ): T | Unknown {
   if (response.status !== 200) return unknown(`HTTP ${response.status}`);
+  const answer = inWords(shape, response.body);
+  if (!('kind' in answer) && answer.externalId !== externalId)
+    return unknown('the answer is about another payment');
+  return answer;
+}
+
+function inWords<T>(shape: z.ZodType<T>, text: string): T | Unknown {
   let json: unknown;
   try {
-    json = JSON.parse(response.body);
+    json = JSON.parse(text);
   } catch {
     return unknown('the answer is not JSON');
   }
   const parsed = shape.safeParse(json);
   if (!parsed.success) return unknown("the answer is not in the protocol's words");
-  if (parsed.data.externalId !== externalId) return unknown('the answer is about another payment');
   return parsed.data;
 }
 

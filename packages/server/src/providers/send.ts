@@ -12,11 +12,13 @@ import { z } from 'zod';
 import { elapsedMs } from '../clock.js';
 import type { ProviderFacts } from '../core/catalogue.js';
 import type {
+  CallbackRequest,
   CallRecord,
   Connector,
   ConnectorFactory,
   HttpRequest,
   HttpResponse,
+  Notice,
   NotSent,
   Sender,
   Unknown,
@@ -167,12 +169,31 @@ export function createSender({ providers, connectors, log, onCall }: SenderOptio
       }
     }
 
-    /** Only the kind and the place: the message of an error may quote what was parsed. */
     function connectorFailed(error: unknown): string {
-      const kind = error instanceof Error ? error.name : typeof error;
-      const at = error instanceof Error ? error.stack?.match(/^ {4}at .*$/m)?.[0].trim() : undefined;
-      log.error({ providerId, call: name, error: kind, at }, 'a connector failed; correct it');
-      return `connector failed: ${kind}`;
+      return noteFailure(providerId, name, error);
+    }
+  }
+
+  /** Only the kind and the place: the message of an error may quote what was parsed. */
+  function noteFailure(providerId: string, call: string, error: unknown): string {
+    const kind = error instanceof Error ? error.name : typeof error;
+    const at = error instanceof Error ? error.stack?.match(/^ {4}at .*$/m)?.[0].trim() : undefined;
+    log.error({ providerId, call, error: kind, at }, 'a connector failed; correct it');
+    return `connector failed: ${kind}`;
+  }
+
+  function readCallback(providerId: string, request: CallbackRequest): Notice | null {
+    let connector: Connector;
+    try {
+      ({ connector } = entryOf(providerId));
+    } catch {
+      return null;
+    }
+    try {
+      return connector.parseCallback?.(request) ?? null;
+    } catch (error) {
+      noteFailure(providerId, 'callback', error);
+      return null;
     }
   }
 
@@ -201,6 +222,7 @@ export function createSender({ providers, connectors, log, onCall }: SenderOptio
         (connector) => connector.buildStatus(order),
         (connector, response) => connector.parseStatus(response, order),
       ),
+    readCallback,
     offers: (providerId) => entryOf(providerId).connector.offers,
     callMsMax: (providerId) => entryOf(providerId).line.callMsMax,
     isBehind: (providerId) => {

@@ -8,10 +8,13 @@ import { type CentreParts, startCentre } from '../../src/centre.js';
 import type { PayAnswer } from '../../src/core/answers.js';
 import type { CheckRequest, PayRequest } from '../../src/core/requests.js';
 import { openClient } from '../../src/db/connect.js';
+import type { CallbackOptions } from '../../src/providers/sandbox/callbacks.js';
 import { startSandbox } from '../../src/providers/sandbox/server.js';
 import { freshDatabase, temporaryDirectory } from './database.js';
 
 export const demoAgent = 4n;
+/** What the sandbox signs its callbacks with. */
+export const callbackSecret = 'a secret of the sandbox';
 
 export interface CentreOptions {
   readonly settleMs?: number;
@@ -23,6 +26,8 @@ export interface CentreOptions {
   readonly fundsWaitMs?: number;
   readonly quoteTtlMs?: number;
   readonly inflightMax?: number;
+  /** What the sandbox tells by itself, and how; absent: nothing. */
+  readonly callbacks?: CallbackOptions;
   /** Further parts of the centre, in place of the usual ones. */
   readonly parts?: Partial<CentreParts>;
 }
@@ -58,6 +63,7 @@ export async function openCentre(options: CentreOptions = {}) {
     delayMs: 0,
     settleMs: options.settleMs ?? 300,
     slowMs: options.slowMs ?? 5000,
+    callbacks: options.callbacks,
   });
   const owner = new pg.Pool({ ...database.adminOptions, max: 2 });
   owner.on('error', () => {});
@@ -68,6 +74,7 @@ export async function openCentre(options: CentreOptions = {}) {
     {
       answerMsMax: options.answerMsMax ?? 1500,
       notFoundTrustedAfterMs: options.notFoundTrustedAfterMs ?? 100,
+      callbackSecret,
     },
   ]);
   const pool = new pg.Pool({ ...database.appOptions, max: 4 });

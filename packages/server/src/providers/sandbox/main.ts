@@ -10,11 +10,18 @@ const { values } = parseArgs({
     'delay-ms': { type: 'string', default: '0' },
     'settle-ms': { type: 'string', default: '3000' },
     'slow-ms': { type: 'string', default: '30000' },
+    'callback-url': { type: 'string' },
+    'callback-secret': { type: 'string' },
+    'callback-delay-ms': { type: 'string', default: '0' },
+    'callback-times': { type: 'string', default: '1' },
+    'callback-contradicting': { type: 'boolean', default: false },
     'with-parent': { type: 'boolean', default: false },
   },
 });
 
-function whole(name: 'port' | 'delay-ms' | 'settle-ms' | 'slow-ms', max: number): number {
+type Whole = 'port' | 'delay-ms' | 'settle-ms' | 'slow-ms' | 'callback-delay-ms' | 'callback-times';
+
+function whole(name: Whole, max: number): number {
   const text = values[name];
   if (!/^\d{1,7}$/.test(text) || Number(text) > max)
     fail(`--${name} must be a whole number from 0 to ${max}`);
@@ -39,6 +46,19 @@ if (values['with-parent']) {
 process.on('SIGTERM', () => process.exit(0));
 process.on('SIGINT', () => process.exit(0));
 
+const callbackUrl = values['callback-url'];
+const callbacks =
+  callbackUrl === undefined
+    ? undefined
+    : {
+        url: URL.canParse(callbackUrl) ? callbackUrl : fail('--callback-url must be a URL'),
+        secret:
+          values['callback-secret'] ?? fail('--callback-secret is missing; callbacks are signed with it'),
+        delayMs: whole('callback-delay-ms', 600_000),
+        times: whole('callback-times', 100),
+        contradicting: values['callback-contradicting'],
+      };
+
 const sandbox = await startSandbox({
   port: whole('port', 65_535),
   host: values.host,
@@ -46,5 +66,6 @@ const sandbox = await startSandbox({
   delayMs: whole('delay-ms', 600_000),
   settleMs: whole('settle-ms', 600_000),
   slowMs: whole('slow-ms', 600_000),
+  callbacks,
 }).catch((error: Error) => fail(`could not start: ${error.message}`));
 console.log(`sandbox provider listening on ${sandbox.url}`);

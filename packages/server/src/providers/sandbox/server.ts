@@ -11,11 +11,15 @@
  *
  * Every answer names the external id it is about. Amounts are strings with two decimals. Codes of refusal are 5, 7,
  * 241, 242 and 300; "refused" says that nothing was executed. The end of the account scripts the outcome (data.ts).
+ * With callbacks switched on it also tells the end of a payment by itself (callbacks.ts):
+ *   POST <url>, header x-sandbox-signature: sha256=<HMAC-SHA256 of the body, hex>, the body as an answer of /status
+ *
  * Nothing is deduplicated: an external id that is paid twice is executed twice.
  */
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
 import type { AddressInfo } from 'node:net';
 import { Readable } from 'node:stream';
+import { type CallbackOptions, tellEnd } from './callbacks.js';
 import { offers, type Script, scriptOf } from './data.js';
 import { Registry, type RegistryRow } from './registry.js';
 
@@ -30,6 +34,8 @@ export interface SandboxOptions {
   readonly settleMs: number;
   /** How long a slow answer takes. */
   readonly slowMs: number;
+  /** Absent: the sandbox tells nothing by itself. */
+  readonly callbacks?: CallbackOptions | undefined;
 }
 
 export interface Sandbox {
@@ -74,11 +80,20 @@ export async function startSandbox(options: SandboxOptions): Promise<Sandbox> {
       kind === 'check' ? check(request) : pay(registry, request, now, settledAt),
     );
     registry.flush();
+    if (options.callbacks) for (const { kind, request } of works) if (kind === 'pay') tellOnceEnded(request);
     const answer = () => {
       for (let i = 0; i < works.length; i += 1) send(works[i]!.response, replies[i]!, options.slowMs);
     };
     if (options.delayMs === 0) answer();
     else setTimeout(answer, options.delayMs);
+  }
+
+  /** What ends later is told when it has ended. */
+  function tellOnceEnded({ externalId, account }: Request): void {
+    const tell = () =>
+      tellEnd(options.callbacks!, externalId, registry.status(externalId, new Date().toISOString()));
+    if (scriptOf(account).later) setTimeout(() => void tell(), options.settleMs + 1).unref();
+    else void tell();
   }
 
   const server = createServer((request, response) => {
