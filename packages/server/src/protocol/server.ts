@@ -94,7 +94,7 @@ export function buildServer(parts: ServerParts): FastifyInstance {
     ...(parts.tls ? { https: readTls(parts.tls) } : {}),
   }) as unknown as FastifyInstance;
   app.server.headersTimeout = headersMsMax;
-  app.server.maxConnections = config.connectionsMax;
+  app.server.maxConnections = Math.min(config.connectionsMax, affordableConnections());
   closeInTime(app, config.drainMsMax);
   if (parts.tls) {
     const stop = reloadTls(app.server as unknown as HttpsServer, parts.tls, logger);
@@ -114,6 +114,19 @@ export function buildServer(parts: ServerParts): FastifyInstance {
   if (callback) app.register(async (api) => serveCallbacks(api, { callback, logger }));
   app.register(async (api) => serveProtocol(api, parts));
   return app;
+}
+
+/**
+ * A connection takes a descriptor, and a process without one left reaches neither its database nor a provider: a quarter
+ * of what the system allows, but at most 1000, is kept from the agents.
+ */
+function affordableConnections(): number {
+  const { userLimits } = process.report.getReport() as {
+    readonly userLimits?: { readonly open_files?: { readonly soft: number | 'unlimited' } };
+  };
+  const descriptorsMax = userLimits?.open_files?.soft;
+  if (typeof descriptorsMax !== 'number') return Number.POSITIVE_INFINITY;
+  return descriptorsMax - Math.min(1000, Math.ceil(descriptorsMax / 4));
 }
 
 function serveProtocol(api: FastifyInstance, parts: ServerParts): void {

@@ -180,14 +180,21 @@ export interface Server {
   signal(name: NodeJS.Signals): void;
 }
 
-function startServer(env: Readonly<Record<string, string>>, directory: string): Server {
+function startServer(
+  env: Readonly<Record<string, string>>,
+  directory: string,
+  descriptorsMax: number | undefined,
+): Server {
   const inherited = Object.entries(process.env).filter(([name]) => !/^(TOLEM_|VITEST|NODE_)/.test(name));
   const options = {
     env: { ...Object.fromEntries(inherited), ...env },
     stdio: ['ignore', 'pipe', 'pipe', 'ipc'] as StdioOptions,
     detached: true,
   };
-  const child = guarded(spawn(process.execPath, [join(directory, 'bin/serve.mjs')], options));
+  const command = [process.execPath, join(directory, 'bin/serve.mjs')];
+  // prlimit becomes the server: its number, and the channel to it, stay the same.
+  if (descriptorsMax !== undefined) command.unshift('prlimit', `--nofile=${descriptorsMax}`);
+  const child = guarded(spawn(command[0]!, command.slice(1), options));
   let said = '';
   for (const stream of [child.stdout!, child.stderr!])
     stream.on('data', (chunk) => (said = (said + chunk).slice(-8000)));
@@ -370,6 +377,8 @@ export async function openScene(options: SceneOptions) {
       readonly port: number;
       readonly build?: string | undefined;
       readonly env?: Readonly<Record<string, string>>;
+      /** The most descriptors the system lets it have; absent: as many as this process may. */
+      readonly descriptorsMax?: number | undefined;
     }): Server {
       const env = {
         TOLEM_PORT: String(over.port),
@@ -383,7 +392,7 @@ export async function openScene(options: SceneOptions) {
         ...options.env,
         ...over.env,
       };
-      const server = startServer(env, over.build ?? packageDir);
+      const server = startServer(env, over.build ?? packageDir, over.descriptorsMax);
       servers.add(server);
       return server;
     },
