@@ -57,6 +57,39 @@ test('twenty processes that migrate one database at once run each migration once
   expect(await query('select n from b')).toEqual([{ n: 1 }]);
 });
 
+test('a migration comes again while its table is in use, and nobody waits behind it for long', async () => {
+  await up();
+  write('0002_two', 'alter table a add column later text;');
+  const user = await openClient(database.adminOptions);
+  await user.query('begin; select * from a');
+  const migrating = up();
+  let longestMs = 0;
+  for (const untilMs = performance.now() + 2500; performance.now() < untilMs; await sleep(50)) {
+    const startedAtMs = performance.now();
+    await query('select * from a');
+    longestMs = Math.max(longestMs, performance.now() - startedAtMs);
+  }
+  await user.query('commit');
+  await user.end();
+  expect(await migrating).toEqual(['0002_two']);
+  expect(longestMs).toBeGreaterThan(500);
+  expect(longestMs).toBeLessThan(1800);
+});
+
+test('a migration that others deadlock with is tried again', async () => {
+  write('0001_one', 'create table a (n int); create table b (n int);');
+  await up();
+  write('0002_two', 'lock table a; select pg_sleep(0.5); lock table b;');
+  const user = await openClient(database.adminOptions);
+  await user.query("set deadlock_timeout = '10s'; begin; lock table b");
+  const migrating = up();
+  await sleep(300);
+  await user.query('select * from a');
+  await user.query('commit');
+  await user.end();
+  expect(await migrating).toEqual(['0002_two']);
+});
+
 test('another database of the same server may make the role at the same moment', async () => {
   const dataDir = temporaryDirectory();
   const server = await ensurePostgres({ dataDir, settings: { fsync: 'off' } });

@@ -6,6 +6,7 @@
 import { createHash } from 'node:crypto';
 import { readdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
+import { setTimeout as delay } from 'node:timers/promises';
 import pg from 'pg';
 import { SetupError } from '../config.js';
 import { openClient } from './connect.js';
@@ -22,6 +23,10 @@ interface Migration extends Applied {
 /** Any number will do, as long as every build takes the same. */
 const lockId = 7_405_662_020;
 const othersWait = '10min';
+/** For a table that is in use; less than an agent waits for an answer. */
+const tableWait = '1s';
+const againMsMax = 500;
+const attemptsMax = 100;
 
 /**
  * Brings the database to the state of `directory` and returns the names of what ran now. Any number of processes may
@@ -151,17 +156,30 @@ async function isMember(client: pg.Client, appUser: string | undefined): Promise
   return rows[0]!.member;
 }
 
+/**
+ * While a migration waits for a table's lock, whoever comes to the table waits behind it: so it waits briefly, and
+ * comes again, as also when it and others' statements wait for each other.
+ */
 async function apply(client: pg.Client, { name, sql, checksum }: Migration): Promise<void> {
-  try {
-    await client.query('begin');
-    await client.query(sql);
-    await client.query('insert into tolem.migrations (name, checksum) values ($1, $2)', [name, checksum]);
-    await client.query('commit');
-  } catch (error) {
-    // Ending the session rolls back; what was recorded before stays.
-    const { position, message } = error as pg.DatabaseError;
-    const line = position ? `, line ${sql.slice(0, Number(position)).split('\n').length}` : '';
-    throw new SetupError(`migration ${name}${line} failed and was rolled back: ${message}`);
+  for (let attempt = 1; ; attempt += 1) {
+    try {
+      await client.query('begin');
+      await client.query(`set local lock_timeout = '${tableWait}'`);
+      await client.query(sql);
+      await client.query('insert into tolem.migrations (name, checksum) values ($1, $2)', [name, checksum]);
+      await client.query('commit');
+      return;
+    } catch (error) {
+      const { code, position, message } = error as pg.DatabaseError;
+      // Without this, ending the session rolls back; what was recorded before stays.
+      await client.query('rollback').catch(() => {});
+      if (othersInTheWay.includes(code ?? '') && attempt < attemptsMax) {
+        await delay(againMsMax * (0.5 + Math.random() / 2));
+        continue;
+      }
+      const line = position ? `, line ${sql.slice(0, Number(position)).split('\n').length}` : '';
+      throw new SetupError(`migration ${name}${line} failed and was rolled back: ${message}`);
+    }
   }
 }
 
@@ -169,3 +187,5 @@ const undefinedTable = '42P01';
 const insufficientPrivilege = '42501';
 /** duplicate_object, unique_violation, and internal_error "tuple concurrently updated". */
 const roleRaces = ['42710', '23505', 'XX000'];
+/** deadlock_detected and lock_not_available. */
+const othersInTheWay = ['40P01', '55P03'];
