@@ -117,8 +117,8 @@ export function buildServer(parts: ServerParts): FastifyInstance {
 }
 
 /**
- * A connection takes a descriptor, and a process without one left reaches neither its database nor a provider: a quarter
- * of what the system allows, but at most 1000, is kept from the agents.
+ * A connection takes a descriptor, and a process without one left reaches neither its database nor a provider: a
+ * quarter of what the system allows, but at most 1000, is kept from the agents.
  */
 function affordableConnections(): number {
   const { userLimits } = process.report.getReport() as {

@@ -1,7 +1,7 @@
 /**
  * What a process needs from its system runs out: descriptors, because strangers hold connections to it, and connections
- * to the database, because strangers have them all. Agents are answered or refused in time, no process ends, and business
- * goes on by itself when the strangers have left. All servers have but two connections for ordinary queries.
+ * to the database, because strangers have them all. Agents are answered or refused in time, no process ends, and
+ * business goes on by itself when the strangers have left. All servers have but two connections for ordinary queries.
  */
 import { execFileSync } from 'node:child_process';
 import { readdirSync } from 'node:fs';
