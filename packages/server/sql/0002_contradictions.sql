@@ -29,8 +29,8 @@ grant usage on sequence contradictions_contradiction_id_seq to tolem_app;
 -- What an outcome that moved nothing was to the payment as it is now, and the payment. It is read anew: the statement that
 -- calls may have waited for another commit, and still sees what was before it. Without a fence it is not a provider's word.
 create function tell_unmoved(
-  p_shard smallint, p_id bigint, p_fence integer, p_state smallint, p_code smallint, p_reference text,
-  p_event_kind text, p_event text
+  p_shard smallint, p_id bigint, p_fence integer, p_state smallint, p_code smallint, p_reference text, p_what text,
+  p_event text
 ) returns setof payments language plpgsql as $$
 declare
   v_payment payments;
@@ -46,10 +46,13 @@ begin
     when p_state = 6 and v_payment.state = 6 and p_reference <> v_payment.provider_reference then 'executed_twice'
     when p_state = 6 and v_payment.state = 7 then 'executed_after_failure'
     when p_state = 7 and v_payment.state = 6 then 'refused_after_success'
+    -- Told executed before, and now it is proven that the request never left.
+    when p_state = 5 and p_what = 'send' and v_payment.state = 6 then 'executed_unsent'
   end;
   if v_kind is not null then
     insert into contradictions (payment_id, shard, kind, reference, told)
-      values (p_id, p_shard, v_kind, p_reference, p_event::json) on conflict do nothing;
+      values (p_id, p_shard, v_kind, case p_state when 5 then v_payment.provider_reference else p_reference end,
+        p_event::json) on conflict do nothing;
   end if;
   -- Not moved because it is there already: the same outcome told again, which is no news.
   if p_event is not null and (v_kind is not null or v_payment.state <> p_state or v_payment.code <> p_code) then
@@ -80,6 +83,10 @@ begin
     where b.shard = p_shard and b.agent_id in (
       select t.agent_id from unnest(p_agent_id, p_state) as t (agent_id, state) where t.state in (7, 8))
     order by b.agent_id for update;
+  -- A fence is compared with what is committed now, and not with what was before the row could be had.
+  perform 1 from payments p
+    where p.shard = p_shard and p.id in (select t.id from unnest(p_id, p_state) as t (id, state) where t.state <> 6)
+    order by p.id for update;
 
   return query
   with input as materialized (
@@ -133,15 +140,6 @@ begin
       from moved m where m.state = 8 or (m.state = 7 and m.held) group by m.agent_id
     ) s
     where b.agent_id = s.agent_id and b.shard = p_shard
-  ), unqueued as (
-    delete from waiting w using moved m where w.payment_id = m.id and w.shard = p_shard and m.state in (6, 7, 8)
-    returning m.n, m.id, m.state, w.what, w.attempt_until
-  ), unsent as (
-    insert into contradictions (payment_id, shard, kind, reference, told)
-    select u.id, p_shard, 'executed_unsent', i.reference, i.event::json
-    from unqueued u join input i on i.n = u.n
-    where u.state = 6 and u.what = 'send' and u.attempt_until < 'infinity' and i.fence is not null
-    on conflict do nothing
   ), queued as (
     insert into waiting (payment_id, shard, agent_id, what, next_at, attempt_until)
     select m.id, p_shard, m.agent_id, m.what, now() + m.next_ms * interval '1 ms',
@@ -156,11 +154,76 @@ begin
     select i.* from input i where not exists (select 1 from moved m where m.n = i.n)
   ), unmoved as materialized (
     select r.n, p.* from rest r,
-      lateral tell_unmoved(p_shard, r.id, r.fence, r.state, r.code, r.reference, r.event_kind, r.event) p
+      lateral tell_unmoved(p_shard, r.id, r.fence, r.state, r.code, r.reference, r.what, r.event) p
   ), released as (
     delete from leases l where l.id = any (p_leases) and l.shard = p_shard
   )
   select m.n, true, m.id, m.state, m.code, m.fingerprint, m.reason, m.accepted_at, m.final_at, m.shown from moved m
   union all
   select u.n, false, u.id, u.state, u.code, u.fingerprint, u.reason, u.accepted_at, u.final_at, u.shown from unmoved u;
+
+  -- Read anew, since a row may have been queued by the commit that the update above waited for.
+  with unqueued as (
+    delete from waiting w using payments p
+    where w.payment_id = any (p_id) and w.shard = p_shard and p.id = w.payment_id and p.shard = p_shard
+      and p.state in (6, 7, 8)
+    returning w.payment_id, w.what, w.attempt_until
+  )
+  insert into contradictions (payment_id, shard, kind, reference, told)
+  select u.payment_id, p_shard, 'executed_unsent', i.reference, i.event::json
+  from unqueued u
+  join unnest(p_id, p_state, p_fence, p_reference, p_event) as i (id, state, fence, reference, event) on i.id = u.payment_id
+  where u.what = 'send' and u.attempt_until < 'infinity' and i.state = 6 and i.fence is not null
+  on conflict do nothing;
 end $$;
+
+-- Takes due rows for sending or inquiring. A row taken for sending becomes one to inquire about in the same commit: whoever
+-- takes it after a crash must ask before anything is sent again, and disbelieve "not found" until this lease is over.
+-- A payment that is just being settled is passed by: whoever settles has the payment first, and then its row here.
+create or replace function claim_waiting(p_limit integer, p_lease_ms integer)
+returns table (
+  what text, tries integer, id bigint, shard smallint, agent_id bigint, agent_transaction_id bigint, state smallint,
+  service_id text, provider_id text, account text, amount_to_minor bigint, currency text, details json, shown json,
+  accepted_at timestamptz, attempt_over_ms bigint
+) language sql as $$
+  with due as materialized (
+    select w.payment_id, w.shard, w.what, w.attempt_until
+    from waiting w join payments p on p.id = w.payment_id and p.shard = w.shard
+    where w.what in ('send', 'inquire') and w.next_at <= now()
+    order by w.next_at limit p_limit for update skip locked
+  ), taken as (
+    update waiting w set next_at = now() + p_lease_ms * interval '1 ms', what = 'inquire', tries = w.tries + 1,
+      attempt_until = case d.what when 'send' then now() + p_lease_ms * interval '1 ms' else w.attempt_until end
+    from due d where w.payment_id = d.payment_id and w.shard = d.shard
+    returning d.what, w.tries, w.payment_id, w.shard, d.attempt_until
+  ), resent as (
+    update payments p set state = 4 from taken t
+    where t.what = 'send' and p.id = t.payment_id and p.shard = t.shard and p.state = 5
+  )
+  select t.what, t.tries, p.id, p.shard, p.agent_id, p.agent_transaction_id, p.state, p.service_id, p.provider_id,
+    p.account, p.amount_to_minor, p.currency, p.details, p.shown, p.accepted_at,
+    (extract(epoch from now() - least(t.attempt_until, now() + interval '1 year')) * 1000)::bigint
+  from taken t join payments p on p.id = t.payment_id and p.shard = t.shard;
+$$;
+
+-- What a claim found does not end the payment: when to look again and whether it may be sent then. p_attempt: 'over' (the
+-- claim's own request has ended), 'acknowledged' (the provider took it) or 'kept'. False: the claim is no longer the
+-- newest, nothing was changed.
+create or replace function postpone_waiting(
+  p_shard smallint, p_id bigint, p_fence integer, p_what text, p_next_ms integer, p_attempt text,
+  p_event_kind text, p_event text
+) returns boolean language sql as $$
+  -- The payment before its row in the queue, as all others do.
+  select 1 from payments p where p.id = p_id and p.shard = p_shard for update;
+  with put as (
+    update waiting w set what = p_what, next_at = now() + p_next_ms * interval '1 ms',
+      attempt_until = case p_attempt when 'over' then now() when 'acknowledged' then 'infinity' else w.attempt_until end
+    where w.payment_id = p_id and w.shard = p_shard and w.tries = p_fence and w.what = 'inquire'
+    returning w.payment_id
+  ), moved as (
+    update payments p set state = 5 from put where p.id = put.payment_id and p.shard = p_shard and p.state = 4
+  ), told as (
+    insert into payment_events (payment_id, shard, kind, data) select payment_id, p_shard, p_event_kind, p_event::json from put
+  )
+  select exists (select 1 from put);
+$$;

@@ -431,7 +431,8 @@ CREATE OR REPLACE FUNCTION tolem.claim_waiting(p_limit integer, p_lease_ms integ
  LANGUAGE sql
 AS $function$
   with due as materialized (
-    select w.payment_id, w.shard, w.what, w.attempt_until from waiting w
+    select w.payment_id, w.shard, w.what, w.attempt_until
+    from waiting w join payments p on p.id = w.payment_id and p.shard = w.shard
     where w.what in ('send', 'inquire') and w.next_at <= now()
     order by w.next_at limit p_limit for update skip locked
   ), taken as (
@@ -506,6 +507,8 @@ CREATE OR REPLACE FUNCTION tolem.postpone_waiting(p_shard smallint, p_id bigint,
  RETURNS boolean
  LANGUAGE sql
 AS $function$
+  -- The payment before its row in the queue, as all others do.
+  select 1 from payments p where p.id = p_id and p.shard = p_shard for update;
   with put as (
     update waiting w set what = p_what, next_at = now() + p_next_ms * interval '1 ms',
       attempt_until = case p_attempt when 'over' then now() when 'acknowledged' then 'infinity' else w.attempt_until end
@@ -631,6 +634,10 @@ begin
     where b.shard = p_shard and b.agent_id in (
       select t.agent_id from unnest(p_agent_id, p_state) as t (agent_id, state) where t.state in (7, 8))
     order by b.agent_id for update;
+  -- A fence is compared with what is committed now, and not with what was before the row could be had.
+  perform 1 from payments p
+    where p.shard = p_shard and p.id in (select t.id from unnest(p_id, p_state) as t (id, state) where t.state <> 6)
+    order by p.id for update;
 
   return query
   with input as materialized (
@@ -684,15 +691,6 @@ begin
       from moved m where m.state = 8 or (m.state = 7 and m.held) group by m.agent_id
     ) s
     where b.agent_id = s.agent_id and b.shard = p_shard
-  ), unqueued as (
-    delete from waiting w using moved m where w.payment_id = m.id and w.shard = p_shard and m.state in (6, 7, 8)
-    returning m.n, m.id, m.state, w.what, w.attempt_until
-  ), unsent as (
-    insert into contradictions (payment_id, shard, kind, reference, told)
-    select u.id, p_shard, 'executed_unsent', i.reference, i.event::json
-    from unqueued u join input i on i.n = u.n
-    where u.state = 6 and u.what = 'send' and u.attempt_until < 'infinity' and i.fence is not null
-    on conflict do nothing
   ), queued as (
     insert into waiting (payment_id, shard, agent_id, what, next_at, attempt_until)
     select m.id, p_shard, m.agent_id, m.what, now() + m.next_ms * interval '1 ms',
@@ -707,13 +705,27 @@ begin
     select i.* from input i where not exists (select 1 from moved m where m.n = i.n)
   ), unmoved as materialized (
     select r.n, p.* from rest r,
-      lateral tell_unmoved(p_shard, r.id, r.fence, r.state, r.code, r.reference, r.event_kind, r.event) p
+      lateral tell_unmoved(p_shard, r.id, r.fence, r.state, r.code, r.reference, r.what, r.event) p
   ), released as (
     delete from leases l where l.id = any (p_leases) and l.shard = p_shard
   )
   select m.n, true, m.id, m.state, m.code, m.fingerprint, m.reason, m.accepted_at, m.final_at, m.shown from moved m
   union all
   select u.n, false, u.id, u.state, u.code, u.fingerprint, u.reason, u.accepted_at, u.final_at, u.shown from unmoved u;
+
+  -- Read anew, since a row may have been queued by the commit that the update above waited for.
+  with unqueued as (
+    delete from waiting w using payments p
+    where w.payment_id = any (p_id) and w.shard = p_shard and p.id = w.payment_id and p.shard = p_shard
+      and p.state in (6, 7, 8)
+    returning w.payment_id, w.what, w.attempt_until
+  )
+  insert into contradictions (payment_id, shard, kind, reference, told)
+  select u.payment_id, p_shard, 'executed_unsent', i.reference, i.event::json
+  from unqueued u
+  join unnest(p_id, p_state, p_fence, p_reference, p_event) as i (id, state, fence, reference, event) on i.id = u.payment_id
+  where u.what = 'send' and u.attempt_until < 'infinity' and i.state = 6 and i.fence is not null
+  on conflict do nothing;
 end $function$;
 
 CREATE OR REPLACE FUNCTION tolem.take_expired_leases(p_limit integer)
@@ -737,7 +749,7 @@ AS $function$
   returning waiting.shard, waiting.payment_id;
 $function$;
 
-CREATE OR REPLACE FUNCTION tolem.tell_unmoved(p_shard smallint, p_id bigint, p_fence integer, p_state smallint, p_code smallint, p_reference text, p_event_kind text, p_event text)
+CREATE OR REPLACE FUNCTION tolem.tell_unmoved(p_shard smallint, p_id bigint, p_fence integer, p_state smallint, p_code smallint, p_reference text, p_what text, p_event text)
  RETURNS SETOF tolem.payments
  LANGUAGE plpgsql
 AS $function$
@@ -755,10 +767,13 @@ begin
     when p_state = 6 and v_payment.state = 6 and p_reference <> v_payment.provider_reference then 'executed_twice'
     when p_state = 6 and v_payment.state = 7 then 'executed_after_failure'
     when p_state = 7 and v_payment.state = 6 then 'refused_after_success'
+    -- Told executed before, and now it is proven that the request never left.
+    when p_state = 5 and p_what = 'send' and v_payment.state = 6 then 'executed_unsent'
   end;
   if v_kind is not null then
     insert into contradictions (payment_id, shard, kind, reference, told)
-      values (p_id, p_shard, v_kind, p_reference, p_event::json) on conflict do nothing;
+      values (p_id, p_shard, v_kind, case p_state when 5 then v_payment.provider_reference else p_reference end,
+        p_event::json) on conflict do nothing;
   end if;
   -- Not moved because it is there already: the same outcome told again, which is no news.
   if p_event is not null and (v_kind is not null or v_payment.state <> p_state or v_payment.code <> p_code) then

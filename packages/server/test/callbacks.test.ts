@@ -3,6 +3,7 @@ import { createHmac } from 'node:crypto';
 import type { FastifyInstance } from 'fastify';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
 import { correct, topUp } from '../src/agents/funds.js';
+import { run } from '../src/cli.js';
 import { verify } from '../src/ledger/verify.js';
 import { closeContradiction, getContradiction, listContradictions } from '../src/payments/contradictions.js';
 import { paymentHistory } from '../src/payments/history.js';
@@ -339,6 +340,62 @@ describe('what contradicts', () => {
     expect((await centre.payment(id)).code).toBe(300);
   });
 
+  test('executed, when the request then proves never to have left, is in the queue', async () => {
+    const id = await uncertain();
+    await tell(id, executed());
+    const { id: transactionId } = await centre.payment(id);
+    const unsent = `select s.moved from settle_payments(0::smallint, array[$1::bigint], array[$2::bigint], '{48}', '{t}',
+      '{0}', '{5}', '{1}', '{null}', '{null}', '{null}', '{send}', '{500}', '{f}', '{provider_pay}', '{"{}"}', '{}') s`;
+    expect((await centre.owner.query(unsent, [transactionId, demoAgent])).rows).toEqual([{ moved: false }]);
+    expect(await queue(id)).toEqual([{ kind: 'executed_unsent', reference: 'R1' }]);
+  });
+
+  test('a success leaves nothing in the queue of inquiries that another commit has put there meanwhile', async () => {
+    const request = payRequest({ account: '7770000092' });
+    const paying = centre.pay(request);
+    const id = request.agentTransactionId;
+    await expect.poll(async () => (await centre.payment(id))?.state).toBe(4);
+    const other = await centre.owner.connect();
+    await other.query('begin');
+    await other.query(
+      `select s.* from payments p, lateral settle_payments(0::smallint, array[p.id], array[p.agent_id], '{16}', '{t}',
+         '{0}', '{5}', '{1}', '{null}', '{null}', '{null}', '{inquire}', '{60000}', '{f}', '{null}', '{null}', '{}') s
+       where p.agent_transaction_id = $1`,
+      [id],
+    );
+    const telling = tell(id, executed());
+    await new Promise((done) => setTimeout(done, 300));
+    await other.query('commit');
+    other.release();
+    expect(await telling).toMatchObject({ status: 200 });
+    const { rows } = await centre.owner.query(
+      'select what from waiting w join payments p on p.id = w.payment_id where p.agent_transaction_id = $1',
+      [id],
+    );
+    expect(rows).toEqual([]);
+    await paying;
+  });
+
+  test('refused does not end one that is sent again by a commit that it met', async () => {
+    const id = await uncertain();
+    const other = await centre.owner.connect();
+    await other.query('begin');
+    await other.query('select 1 from payments where agent_transaction_id = $1 for update', [id]);
+    const telling = tell(id, refused());
+    await new Promise((done) => setTimeout(done, 300));
+    await other.query(
+      `update waiting w set tries = tries + 1, attempt_until = now() + interval '1 minute',
+         next_at = now() + interval '1 minute'
+       from payments p where p.id = w.payment_id and p.agent_transaction_id = $1`,
+      [id],
+    );
+    await other.query('commit');
+    other.release();
+    expect(await telling).toMatchObject({ status: 503 });
+    expect((await centre.payment(id)).code).toBe(1);
+    expect(await tell(id, executed())).toMatchObject({ status: 200 });
+  });
+
   test('a closed one stays closed when it is told again, and is closed once, by whom and why', async () => {
     const id = await succeeded();
     await tell(id, refused());
@@ -396,4 +453,32 @@ test('the sandbox tells by itself: late, many times, and the opposite', async ()
     await edge.close();
     await opened.close();
   }
+});
+
+test('the command lists contradictions, shows one and closes it, with the name of who does it', async () => {
+  const id = await succeeded();
+  await tell(id, refused());
+  const env = { TOLEM_DATABASE_URL: centre.database.url };
+  const tolem = async (...argv: string[]) => {
+    let out = '';
+    const sink = { write: (text: string) => (out += text) };
+    const exitCode = await run(['payments', 'contradictions', ...argv], env, { stdout: sink, stderr: sink });
+    return { exitCode, out };
+  };
+  const number = String((await listContradictions(centre.pool)).at(-1)!.contradictionId);
+  const listed = await tolem('list');
+  expect(listed.out).toContain('refused_after_success');
+  expect(listed.out).not.toContain('7770017711');
+  expect((await tolem('show', number)).out).toMatch(
+    /it refused a payment.*777\*\*\*7711.*succeeded, code 0/s,
+  );
+  expect(await tolem('close', number, '--reason', 'their letter 5')).toMatchObject({ exitCode: 1 });
+  const closed = await tolem('close', number, '--reason', 'their letter 5', '--operator', 'ann');
+  expect(closed).toMatchObject({ exitCode: 0 });
+  expect(closed.out).toMatch(/is closed.*closed by +ann.*their letter 5/s);
+  expect((await tolem('list')).out).not.toMatch(new RegExp(`^ *${number} `, 'm'));
+  expect((await tolem('list', '--all')).out).toMatch(new RegExp(`^ *${number} .* ann$`, 'm'));
+  expect(await tolem('close', number, '--reason', 'again', '--operator', 'ann')).toMatchObject({
+    exitCode: 1,
+  });
 });
