@@ -163,7 +163,7 @@ async function judgeAll(
   violations.push(...(await judge({ payments, registry, owner, callers, fundsMinor })));
 
   const counted = Object.fromEntries([...provider.counts, ...kinds].sort());
-  // The first two take a callback that is faster than a commit, and than the queue.
+  // One of so many payments. The first two take a callback that is faster than a commit, and than the queue.
   const hits = {
     ...{ 'callbacks answered 404': 1000, executed_unsent: 1000, executed_twice: 75 },
     ...{ 'callbacks taken before an answer': 2, 'callbacks answered 503': 75, 'answers cut': 10 },
@@ -176,7 +176,7 @@ async function judgeAll(
     },
   };
   for (const [what, oneOf] of Object.entries(hits)) {
-    if ((counted[what] ?? 0) < plan.payments / oneOf)
+    if ((counted[what] ?? 0) < Math.floor(plan.payments / oneOf))
       violations.push({ rule: 'the fault hits', object: what, found: String(counted[what] ?? 0) });
   }
   lab.say(`${violations.length} violations`);
