@@ -293,7 +293,7 @@ experiment({
     });
     const violations = [...outcome.violations];
     for (const [name, atLeast] of Object.entries({
-      'calls dated by another day': lab.size(50, 2000),
+      'calls dated by another day': lab.size(30, 1000),
       'under way when it stood still': 1,
       'ended 250': lab.size(20, 400),
     })) {
