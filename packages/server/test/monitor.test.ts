@@ -635,7 +635,11 @@ describe('the process', () => {
     expect(seriesValue(metrics, 'process_resident_memory_bytes')).toBeGreaterThan(1e7);
   });
 
-  test('the dashboard and the alerts name only metrics and labels that are there', () => {
+  test('the dashboard and the alerts name only metrics and labels that are there', async () => {
+    // A young process may not have collected garbage yet; each page makes some.
+    await expect
+      .poll(async () => (metrics = (await get('/metrics')).text), { timeout: 30_000, interval: 20 })
+      .toContain('nodejs_gc_duration_seconds_sum');
     const known = new Map<string, Set<string>>([['up', new Set(['job', 'instance'])]]);
     for (const { name, labels } of samples(metrics)) {
       known.set(name, new Set([...(known.get(name) ?? ['job', 'instance']), ...Object.keys(labels)]));
