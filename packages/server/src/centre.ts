@@ -1,5 +1,4 @@
 /** The use cases of the centre on one database: built by hand, started and stopped whole. No HTTP here. */
-
 import { randomUUID } from 'node:crypto';
 import type pg from 'pg';
 import { lookUp } from './catalogue/numbering.js';

@@ -265,7 +265,7 @@ describe('what contradicts', () => {
   test('executed, of a payment that waits for funds, was never sent', async () => {
     const request = payRequest();
     const below = (await centre.available()) - request.amountToMinor + 1n;
-    await correct(centre.pool, demoAgent, -below, { reason: 'for a test' }, 'op');
+    await correct(centre.pool, demoAgent, -below, { reason: 'for a test', document: null }, 'op');
     expect((await centre.pay(request)).code).toBe(220);
     expect(await tell(request.agentTransactionId, executed())).toMatchObject({ status: 200 });
     expect((await centre.payment(request.agentTransactionId)).code).toBe(220);

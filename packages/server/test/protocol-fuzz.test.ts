@@ -43,7 +43,7 @@ describe('whatever is sent is answered by the rules', () => {
     const property = fc.asyncProperty(fuzzCase, async (each) => {
       const method = methods[each.method]!;
       const read = readCall(method, anAgent, each.body);
-      const { body } = read.ok ? await method.answer(read.call) : read.answer;
+      const { body } = read.ok ? await method.answer(read.call, { reqId: null, span: null }) : read.answer;
       answersWell(String(body), each);
       useCases.asked.length = 0;
       if (each.echo !== null) echoed += 1;

@@ -1,9 +1,11 @@
 /** The way down while payments are under way, and a process that was stopped beyond its lease. */
+
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Client } from 'undici';
 import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { verify } from '../src/ledger/verify.js';
-import { ask, type Reply, repeatUntilFinal } from './support/crowd.js';
+import { ask, payBody, type Reply, repeatUntilFinal } from './support/crowd.js';
+import { executionCounts } from './support/oracle.js';
 import { type Caller, openScene, type Scene } from './support/processes.js';
 
 let scene: Scene;
@@ -26,16 +28,9 @@ afterAll(async () => {
 
 const connect = (port: number) => new Client(`http://127.0.0.1:${port}`);
 
-function bodyOf(id: bigint, amount: string, account = '7770017718'): string {
-  return `{"serviceId":"P1011","account":"${account}","agentTransactionId":${id},"agentTransactionDate":"2026-02-17T16:48:37","amountTo":${amount}}`;
-}
-
 async function executionsOf({ agentId }: Caller): Promise<Map<string, number>> {
-  const counts = new Map<string, number>();
-  for (const { externalId } of await scene.sandbox.registry()) {
-    if (externalId.startsWith(`${agentId}-`)) counts.set(externalId, (counts.get(externalId) ?? 0) + 1);
-  }
-  return counts;
+  const registry = await scene.sandbox.registry();
+  return executionCounts(registry.filter(({ externalId }) => externalId.startsWith(`${agentId}-`)));
 }
 
 const count = (replies: readonly Reply[], code: number) =>
@@ -48,7 +43,7 @@ describe.each(['SIGTERM', 'SIGINT'] as const)('on %s', (signal) => {
     const port = Number(new URL(await server.ready).port);
     // Half of them wait for a provider that takes longer than the server may stay.
     const accounts = Array.from({ length: 100 }, (_, index) => (index % 2 ? '7770000092' : '7770017718'));
-    const bodies = accounts.map((account, index) => bodyOf(BigInt(index + 1), '10.00', account));
+    const bodies = accounts.map((account, index) => payBody(BigInt(index + 1), '10.00', { account }));
     const clients = bodies.map(() => connect(port));
     const asked = Promise.all(
       clients.map((client, index) => ask(client, caller.token, bodies[index]!).catch((error) => error)),
@@ -86,7 +81,7 @@ test('a process that was stopped beyond its lease sends nothing when it wakes: t
   const caller = scene.callers[4]!;
   const server = scene.start({ port: 0 });
   const port = Number(new URL(await server.ready).port);
-  const bodies = Array.from({ length: 200 }, (_, index) => bodyOf(BigInt(index + 1), '3.00'));
+  const bodies = Array.from({ length: 200 }, (_, index) => payBody(BigInt(index + 1), '3.00'));
   const clients = bodies.map(() => connect(port));
   const asked = clients.map((client, index) =>
     ask(client, caller.token, bodies[index]!).catch((error: Error) => error),
@@ -124,7 +119,7 @@ async function comeAndCome(port: number, caller: Caller) {
   let answered = 0;
   const come = async (lane: number) => {
     for (let id = BigInt(lane * 100_000); ; id += 1n) {
-      const body = bodyOf(id, '1.00');
+      const body = payBody(id, '1.00');
       bodies.push(body);
       const client = connect(port);
       try {

@@ -5,7 +5,15 @@ import { describe, expect, test } from 'vitest';
 
 const root = join(import.meta.dirname, '../../..');
 
-const notOurs = new Set(['.git', 'node_modules', 'dist', 'data', 'coverage', 'bench-results', 'chaos-results']);
+const notOurs = new Set([
+  '.git',
+  'node_modules',
+  'dist',
+  'data',
+  'coverage',
+  'bench-results',
+  'chaos-results',
+]);
 
 /** Every file of the project, without asking git: a tree may have come without it. */
 function walk(directory: string): string[] {

@@ -1,5 +1,5 @@
 /** What a provider's answer makes of a payment: the one table for first answers and later inquiries. Pure. */
-import { State } from '../core/states.js';
+import { State, stateName } from '../core/states.js';
 import type { Facts } from '../core/way.js';
 import type { CallRecord, NotSent, PayOutcome, StatusOutcome } from '../providers/contract.js';
 
@@ -66,6 +66,15 @@ export function consequenceOf(
     case 'unknown':
       return { kind: 'inquire', nextMs: pauseMs(tries), acknowledged: false };
   }
+}
+
+/** A payment for the log. */
+export function paymentFacts(
+  transactionId: bigint,
+  state: State,
+  code: number,
+): { transactionId: string; state: string; code: number } {
+  return { transactionId: String(transactionId), state: stateName(state), code };
 }
 
 /** A call for the log: its detail stays in the payment's history, since it quotes the provider. */

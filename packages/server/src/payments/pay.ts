@@ -22,7 +22,14 @@ import { LaneBroken } from '../db/lane.js';
 import type { Sender } from '../providers/contract.js';
 import { FinalPayments } from './finals.js';
 import { detailsOf, externalIdOf, fingerprintOf, shownOf } from './order.js';
-import { callEvent, callFacts, callSpanFacts, consequenceOf, type PaymentLog } from './outcome.js';
+import {
+  callEvent,
+  callFacts,
+  callSpanFacts,
+  consequenceOf,
+  type PaymentLog,
+  paymentFacts,
+} from './outcome.js';
 import {
   type Claimed,
   type NewPayment,
@@ -367,7 +374,7 @@ function settlementOf(
 }
 
 function lineFacts(way: Way | undefined, { transactionId, state, code }: StoredPayment) {
-  return { reqId: way?.reqId, transactionId: String(transactionId), state: stateName(state), code };
+  return { reqId: way?.reqId, ...paymentFacts(transactionId, state, code) };
 }
 
 function spanFacts(payment: StoredPayment | undefined): Facts {

@@ -9,7 +9,14 @@ import { type Facts, type Span, type Spans, step } from '../core/way.js';
 import { plainArray } from '../db/lane.js';
 import type { Sender } from '../providers/contract.js';
 import { orderOfRow, type WaitingRow } from './order.js';
-import { callEvent, callFacts, callSpanFacts, consequenceOf, type PaymentLog } from './outcome.js';
+import {
+  callEvent,
+  callFacts,
+  callSpanFacts,
+  consequenceOf,
+  type PaymentLog,
+  paymentFacts,
+} from './outcome.js';
 import { open, type PaymentStore, type Settled, type Settlement } from './store.js';
 import { readShown } from './stored.js';
 
@@ -133,7 +140,7 @@ async function work(parts: QueueParts, row: WaitingRow, claimedAt: number, span:
 }
 
 function settledLine({ transactionId, state, code, moved }: Settled) {
-  return { transactionId: String(transactionId), state: stateName(state), code, moved };
+  return { ...paymentFacts(transactionId, state, code), moved };
 }
 
 const unanswered = { kind: 'unknown', detail: 'the inquiry could not be sent' } as const;
@@ -192,7 +199,7 @@ export async function resumeFunded(db: Db, log: PaymentLog): Promise<number> {
   }
   let moved = 0;
   for (const [shard, rows] of byShard) {
-    const result = await db.query<{ id: bigint; state: number; code: number }>(
+    const result = await db.query<{ id: bigint; state: State; code: number }>(
       'select * from resume_payments($1, $2, $3, $4, $5, $6, $7)',
       [
         shard,
@@ -205,7 +212,7 @@ export async function resumeFunded(db: Db, log: PaymentLog): Promise<number> {
       ],
     );
     for (const { id, state, code } of result.rows)
-      log.debug?.({ transactionId: String(id), state: stateName(state), code }, 'funds arrived');
+      log.debug?.(paymentFacts(id, state, code), 'funds arrived');
     moved += result.rows.length;
   }
   return moved;

@@ -4,8 +4,8 @@
  * provider that is not killed and remembers what it did.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { Crowd, everyFate, type Fate, plainFate } from '../support/crowd.js';
-import { judge } from '../support/oracle.js';
+import { Crowd, countsText, everyFate, type Fate, plainFate } from '../support/crowd.js';
+import { judgeScene } from '../support/oracle.js';
 import { brokenBuild, openScene, type Scene, type Server } from '../support/processes.js';
 import { buildWithFailPoints, failPointNames } from './fail-points.js';
 import { experiment, type Lab, type Outcome } from './lab.js';
@@ -39,7 +39,7 @@ async function survive(lab: Lab, plan: Plan): Promise<Outcome> {
 }
 
 async function killOverAndOver(lab: Lab, scene: Scene, plan: Plan): Promise<Outcome> {
-  const { callers, owner, fundsMinor } = scene;
+  const { callers, owner } = scene;
   const { timeline } = lab;
   const ports: number[] = [];
   while (ports.length < plan.processes) ports.push(await scene.newPort());
@@ -97,9 +97,7 @@ async function killOverAndOver(lab: Lab, scene: Scene, plan: Plan): Promise<Outc
   const healedAtMs = performance.now();
   await crowd.finish(60_000);
   const finishedMs = Math.round(performance.now() - healedAtMs);
-  const violations = await judge({
-    ...{ payments: crowd.payments, registry: await scene.sandbox.registry(), owner, callers, fundsMinor },
-  });
+  const violations = await judgeScene(scene, crowd.payments);
   for (const name of missed)
     violations.push({ rule: 'every fail point is met', object: name, found: 'the process lived on' });
   if (!scene.sandbox.alive())
@@ -124,7 +122,7 @@ async function killOverAndOver(lab: Lab, scene: Scene, plan: Plan): Promise<Outc
       // Orphans that the provider had executed, and that ended as successes because it was asked.
       recovered: rows[0]!.count,
       'all final after, ms': finishedMs,
-      answers: [...crowd.statuses].map(([status, count]) => `${status} × ${count}`).join(', '),
+      answers: countsText(crowd.statuses),
     },
   };
 }

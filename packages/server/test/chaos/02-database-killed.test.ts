@@ -3,14 +3,21 @@
  * again by itself, and what was acknowledged must be there. PostgreSQL runs with fsync on; the provider is not killed.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { Crowd, everyFate } from '../support/crowd.js';
-import { judge, type Violation } from '../support/oracle.js';
+import { Crowd, countsText, everyFate } from '../support/crowd.js';
+import type { Violation } from '../support/oracle.js';
 import { brokenBuild, openScene, postmasterOf, type Scene } from '../support/processes.js';
 import { experiment, type Lab, type Outcome } from './lab.js';
-import { notKept, recoveredWithin, servedWithin, toldOf } from './told.js';
+import {
+  notKept,
+  recoveredWithin,
+  seeThrough,
+  servedWithin,
+  servingMsMax,
+  servingRule,
+  tellUncommitted,
+  toldOf,
+} from './told.js';
 
-const servingRule = 'serves again within 10 s after the database has recovered';
-const servingMsMax = 10_000;
 const recoveryMsMax = 60_000;
 
 interface Killed {
@@ -54,7 +61,7 @@ async function survive(lab: Lab, kills: number, build?: string): Promise<Outcome
   const violations: Violation[] = [];
   const violate = (rule: string, object: string, found: string) => violations.push({ rule, object, found });
   try {
-    const { port, callers, owner, fundsMinor } = scene;
+    const { port, callers, owner } = scene;
     const centre = scene.start({ port, build });
     await centre.ready;
     const { answer } = lab.timeline;
@@ -83,17 +90,9 @@ async function survive(lab: Lab, kills: number, build?: string): Promise<Outcome
       'recovered within, ms': Math.round(Math.max(...recoveredMs)),
       'then served within, ms': Math.round(Math.max(0, ...servingMs)),
       payments: crowd.finished,
-      answers: [...crowd.statuses].map(([status, count]) => `${status} × ${count}`).join(', '),
+      answers: countsText(crowd.statuses),
     };
-    if (violations.length > 0) {
-      centre.signal('SIGKILL');
-      await crowd.finish(0);
-      return { violations, figures };
-    }
-
-    await crowd.finish(120_000);
-    const registry = await scene.sandbox.registry();
-    violations.push(...(await judge({ payments: crowd.payments, registry, owner, callers, fundsMinor })));
+    if (!(await seeThrough(scene, centre, crowd, violations, 120_000))) return { violations, figures };
     // A batch was under way at the kills, or the rest proves nothing.
     const unavailable = crowd.statuses.get('503') ?? 0;
     if (unavailable < kills / 2) violate('the fault hits', 'answers 503', String(unavailable));
@@ -134,18 +133,7 @@ experiment({
     {
       broken: 'a build that tells the outcome when the batch with it was lost',
       rule: 'what was acknowledged is kept',
-      run: (lab) =>
-        survive(
-          lab,
-          40,
-          brokenBuild([
-            {
-              file: 'payments/store.js',
-              from: '.catch((error) => this.settleAgain(settlement, error, until));',
-              to: '.catch(() => ({ ...settlement, state: settlement.to, acceptedAt: new Date(), finalAt: new Date() }));',
-            },
-          ]),
-        ),
+      run: (lab) => survive(lab, 40, brokenBuild([tellUncommitted])),
     },
   ],
 });

@@ -9,14 +9,21 @@ import { realpathSync, renameSync, rmSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import { promisify } from 'node:util';
-import { Crowd, everyFate } from '../support/crowd.js';
-import { judge, type Violation } from '../support/oracle.js';
+import { Crowd, countsText, everyFate } from '../support/crowd.js';
+import type { Violation } from '../support/oracle.js';
 import { openScene, postmasterOf, type Scene, signalFamily } from '../support/processes.js';
 import { experiment, type Lab, type Outcome } from './lab.js';
-import { keptRule, notKept, recoveredWithin, servedWithin, type Told, toldOf } from './told.js';
-
-const servingRule = 'serves again within 10 s after the database has recovered';
-const servingMsMax = 10_000;
+import {
+  keptRule,
+  notKept,
+  recoveredWithin,
+  seeThrough,
+  servedWithin,
+  servingMsMax,
+  servingRule,
+  type Told,
+  toldOf,
+} from './told.js';
 
 /** Answers what agents had been told when the processes stood still. */
 async function losePower({ dataDir }: Scene, crowd: Crowd): Promise<Told[]> {
@@ -43,7 +50,7 @@ async function survive(lab: Lab, cuts: number, synchronousCommit?: 'off'): Promi
   });
   const violations: Violation[] = [];
   try {
-    const { port, callers, owner, dataDir, fundsMinor } = scene;
+    const { port, callers, owner, dataDir } = scene;
     const centre = scene.start({ port });
     await centre.ready;
     if (synchronousCommit) {
@@ -78,16 +85,9 @@ async function survive(lab: Lab, cuts: number, synchronousCommit?: 'off'): Promi
       lost,
       'served within, ms': Math.round(latest),
       payments: crowd.finished,
-      answers: [...crowd.statuses].map(([status, count]) => `${status} × ${count}`).join(', '),
+      answers: countsText(crowd.statuses),
     };
-    if (violations.length > 0) {
-      centre.signal('SIGKILL');
-      await crowd.finish(0);
-      return { violations, figures };
-    }
-    await crowd.finish(60_000);
-    const registry = await scene.sandbox.registry();
-    violations.push(...(await judge({ payments: crowd.payments, registry, owner, callers, fundsMinor })));
+    await seeThrough(scene, centre, crowd, violations, 60_000);
     return { violations, figures };
   } finally {
     await scene.close();

@@ -5,12 +5,12 @@
  * primary alone is gone, and no agent may have been told.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
-import { Crowd, everyFate } from '../support/crowd.js';
-import { judge, type Violation } from '../support/oracle.js';
+import { Crowd, countsText, everyFate } from '../support/crowd.js';
+import type { Violation } from '../support/oracle.js';
 import { brokenBuild, openScene } from '../support/processes.js';
 import { Pair } from '../support/standby.js';
 import { experiment, type Lab, type Outcome } from './lab.js';
-import { keptRule, notKept, recoveredWithin, servedWithin, toldOf } from './told.js';
+import { keptRule, notKept, recoveredWithin, seeThrough, servedWithin, toldOf } from './told.js';
 
 type Way = 'killed' | 'silent' | 'cancelled waits';
 
@@ -39,7 +39,7 @@ async function survive(lab: Lab, { ways, build, synchronousCommit }: Plan): Prom
   const violations: Violation[] = [];
   const violate = (rule: string, object: string, found: string) => violations.push({ rule, object, found });
   try {
-    const { port, callers, owner, fundsMinor } = scene;
+    const { port, callers, owner } = scene;
     if (synchronousCommit)
       await owner.query(`alter database tolem set synchronous_commit = ${synchronousCommit}`);
     const centre = scene.start({ port, build });
@@ -78,16 +78,9 @@ async function survive(lab: Lab, { ways, build, synchronousCommit }: Plan): Prom
       'served after the promotion within, ms': [...longest].map((each) => each.join(' ')).join(', '),
       lost: violations.filter(({ rule }) => rule === keptRule).length,
       payments: crowd.finished,
-      answers: [...crowd.statuses].map(([status, count]) => `${status} × ${count}`).join(', '),
+      answers: countsText(crowd.statuses),
     };
-    if (violations.length > 0) {
-      centre.signal('SIGKILL');
-      await crowd.finish(0);
-      return { violations, figures };
-    }
-    await crowd.finish(60_000);
-    const registry = await scene.sandbox.registry();
-    violations.push(...(await judge({ payments: crowd.payments, registry, owner, callers, fundsMinor })));
+    await seeThrough(scene, centre, crowd, violations, 60_000);
     return { violations, figures };
   } finally {
     await scene.close();

@@ -5,7 +5,14 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Crowd, everyFate, type Fate, type Payment, plainFate } from '../support/crowd.js';
-import { callOf, type FaultProxy, type Moment, type Plan, startFaultProxy } from '../support/fault-proxy.js';
+import {
+  callOf,
+  type FaultProxy,
+  type Manner,
+  type Moment,
+  type Plan,
+  startFaultProxy,
+} from '../support/fault-proxy.js';
 import { judge, type Violation } from '../support/oracle.js';
 import { brokenBuild, openScene, type Scene } from '../support/processes.js';
 import { experiment, type Lab, type Outcome } from './lab.js';
@@ -24,8 +31,8 @@ interface Cut {
 
 const anyOf = <T>(all: readonly T[]): T => all[Math.floor(Math.random() * all.length)]!;
 /** Mostly the connection ends, sometimes there is silence until the centre gives up. */
-const gone = () => (Math.random() < 0.8 ? 'close' : 'hang');
-const at = (moment: Moment) => () => ({ exchange: () => ({ cut: { at: moment, by: gone() } }) }) as const;
+const gone = (): Manner => (Math.random() < 0.8 ? 'close' : 'hang');
+const at = (moment: Moment) => (): Plan => ({ exchange: () => ({ cut: { at: moment, by: gone() } }) });
 const moments: readonly Moment[] = ['asked', 'forwarded', 'answered', 'half'];
 
 const cuts: readonly Cut[] = [

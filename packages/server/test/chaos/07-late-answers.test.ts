@@ -5,7 +5,7 @@
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Client } from 'undici';
-import { type Fate, isFinal, type Payment, repeatUntilFinal } from '../support/crowd.js';
+import { type Fate, isFinal, type Payment, payBody, repeatUntilFinal } from '../support/crowd.js';
 import { judge, type Violation } from '../support/oracle.js';
 import { breakFunction, brokenBuild, openScene, type Scene } from '../support/processes.js';
 import {
@@ -66,7 +66,7 @@ async function payAll(lab: Lab, scene: Scene, urls: readonly string[], plan: Pla
       for (let id = BigInt(caller + 1); id <= plan.payments; id += BigInt(scene.callers.length)) {
         const account = `777${String(id).padStart(6, '0')}8`;
         const fate: Fate = { ending: '', code: 0, weight: 1 };
-        const body = `{"serviceId":"P1011","account":"${account}","agentTransactionId":${id},"agentTransactionDate":"2026-02-17T16:48:37","amountTo":200}`;
+        const body = payBody(id, 200, { account });
         const payment: Payment = {
           ...{ agentId, id, account, amountMinor: 200_00n, fate, body, token, strange: [], asked: 1 },
           ...{ finalCodes: new Set(), transactionIds: new Set() },

@@ -1,7 +1,9 @@
 /** One id from 100 connections at once, over three processes, half of the bodies altered: one payment comes of it. */
+
 import { Client } from 'undici';
 import { verify } from '../../src/ledger/verify.js';
-import { ask, type Reply, repeatUntilFinal } from '../support/crowd.js';
+import { ask, countsText, payBody, type Reply, repeatUntilFinal } from '../support/crowd.js';
+import { executionCounts } from '../support/oracle.js';
 import { brokenBuild, openScene } from '../support/processes.js';
 import { experiment, type Lab, type Outcome } from './lab.js';
 
@@ -27,7 +29,7 @@ async function sameIds(lab: Lab, ids: number, build?: string): Promise<Outcome> 
       // Above 2^53: an id that passes through a double meets its neighbour.
       const id = 2n ** 53n + 1n + BigInt(round);
       const bodies = clients.map((_, index) =>
-        bodyOf(id, amounts[round % 2 === 1 && index % 2 === 0 ? 1 : 0]),
+        payBody(id, amounts[round % 2 === 1 && index % 2 === 0 ? 1 : 0]),
       );
       const replies = await Promise.all(
         clients.map(async (client, index) => {
@@ -37,7 +39,7 @@ async function sameIds(lab: Lab, ids: number, build?: string): Promise<Outcome> 
         }),
       );
       const ends = await Promise.all(
-        amounts.map((amount) => repeatUntilFinal(clients[0]!, caller.token, bodyOf(id, amount))),
+        amounts.map((amount) => repeatUntilFinal(clients[0]!, caller.token, payBody(id, amount))),
       );
       for (const { code } of replies) counts.set(code, (counts.get(code) ?? 0) + 1);
       for (const what of wrongIn(id, bodies, replies, ends))
@@ -46,9 +48,7 @@ async function sameIds(lab: Lab, ids: number, build?: string): Promise<Outcome> 
     }
     await Promise.all(clients.map((client) => client.close()));
 
-    const executed = new Map<string, number>();
-    for (const { externalId } of await scene.sandbox.registry())
-      executed.set(externalId, (executed.get(externalId) ?? 0) + 1);
+    const executed = executionCounts(await scene.sandbox.registry());
     const { rows } = await scene.owner.query<{ name: string; calls: number; holds: number; spent: bigint }>(
       `select p.agent_id || '-' || p.agent_transaction_id as name, p.amount_to_minor as spent,
          (select count(*)::int from payment_events e where e.payment_id = p.id and e.kind = 'provider_pay') as calls,
@@ -64,11 +64,7 @@ async function sameIds(lab: Lab, ids: number, build?: string): Promise<Outcome> 
     }
     if (rows.length !== ids)
       violations.push({ rule: 'an id is one payment', object: 'all', found: `${rows.length} payments` });
-    const available = (
-      await scene.owner.query('select available_minor as a from agent_balances where agent_id = $1', [
-        caller.agentId,
-      ])
-    ).rows[0].a as bigint;
+    const available = await scene.available(caller.agentId);
     const expected = scene.fundsMinor - rows.reduce((sum, { spent }) => sum + spent, 0n);
     if (available !== expected)
       violations.push({
@@ -82,16 +78,12 @@ async function sameIds(lab: Lab, ids: number, build?: string): Promise<Outcome> 
       ids,
       connections,
       processes,
-      codes: [...counts].map((each) => each.join(' × ')).join(', '),
+      codes: countsText(counts),
     };
     return { violations, figures };
   } finally {
     await scene.close();
   }
-}
-
-function bodyOf(id: bigint, amount: string): string {
-  return `{"serviceId":"P1011","account":"7770017718","agentTransactionId":${id},"agentTransactionDate":"2026-02-17T16:48:37","amountTo":${amount}}`;
 }
 
 /** Whoever came first is the payment; who had another body is told 215, and nobody anything else. */

@@ -7,8 +7,8 @@ import { Client } from 'undici';
 import { topUp } from '../../src/agents/funds.js';
 import { verify } from '../../src/ledger/verify.js';
 import { reverse } from '../../src/payments/operator.js';
-import { type Reply, repeatUntil } from '../support/crowd.js';
-import type { Violation } from '../support/oracle.js';
+import { payBody, type Reply, repeatUntil } from '../support/crowd.js';
+import { executionCounts, type Violation } from '../support/oracle.js';
 import { breakFunction, type Caller, openScene, type Scene } from '../support/processes.js';
 import { experiment, type Lab, type Outcome } from './lab.js';
 
@@ -40,9 +40,7 @@ async function overdraw(
       lab.say(`round ${round + 1}: ${agents * each.payments} payments, ${violations.length} violations`);
     }
     await sleep(500);
-    const executed = new Map<string, number>();
-    for (const { externalId } of await scene.sandbox.registry())
-      executed.set(externalId, (executed.get(externalId) ?? 0) + 1);
+    const executed = executionCounts(await scene.sandbox.registry());
     const payments = rounds * agents * each.payments;
     for (const [object, times] of executed)
       if (times > 1) violations.push({ rule: 'nothing is executed twice', object, found: `${times} times` });
@@ -77,7 +75,12 @@ async function exhaust(
   const askAll = (until: (code: number | null) => boolean) =>
     Promise.all(
       clients.map(async (client, index) => {
-        const reply = await repeatUntil(client, token, bodyOf(BigInt(index + 1)), until);
+        const reply = await repeatUntil(
+          client,
+          token,
+          payBody(BigInt(index + 1), String(amountMinor / 100n)),
+          until,
+        );
         lab.timeline.answer(reply.code === 0 ? 'final' : reply.httpStatus === 503 ? 'unavailable' : 'open');
         return reply;
       }),
@@ -85,11 +88,8 @@ async function exhaust(
   const count = (replies: readonly Reply[], code: number) =>
     replies.filter((reply) => reply.code === code).length;
   const expectAvailable = async (rule: string, expected: bigint) => {
-    const { rows } = await scene.owner.query<{ available: bigint }>(
-      'select available_minor as available from agent_balances where agent_id = $1',
-      [agentId],
-    );
-    if (rows[0]!.available !== expected) violate(rule, `${rows[0]!.available} instead of ${expected}`);
+    const available = await scene.available(agentId);
+    if (available !== expected) violate(rule, `${available} instead of ${expected}`);
   };
 
   const first = await askAll((code) => code !== 1);
@@ -123,10 +123,6 @@ async function exhaust(
   await expectAvailable('a balance is what was paid in less the successes', 0n);
   await Promise.all(clients.map((client) => client.close()));
   return violations;
-}
-
-function bodyOf(id: bigint): string {
-  return `{"serviceId":"P1011","account":"7770017718","agentTransactionId":${id},"agentTransactionDate":"2026-02-17T16:48:37","amountTo":${amountMinor / 100n}}`;
 }
 
 experiment({

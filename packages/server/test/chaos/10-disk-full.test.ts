@@ -7,11 +7,11 @@ import { execFileSync, spawnSync } from 'node:child_process';
 import { chownSync, mkdirSync, realpathSync, rmSync, statfsSync } from 'node:fs';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
-import { Crowd, everyFate } from '../support/crowd.js';
-import { judge, type Violation } from '../support/oracle.js';
+import { Crowd, countsText, everyFate } from '../support/crowd.js';
+import type { Violation } from '../support/oracle.js';
 import { brokenBuild, openScene, postmasterOf } from '../support/processes.js';
 import { experiment, type Lab, type Outcome } from './lab.js';
-import { keptRule, notKept, servedWithin, toldOf } from './told.js';
+import { keptRule, notKept, seeThrough, servedWithin, tellUncommitted, toldOf } from './told.js';
 
 const resumeRule = 'serves again within 60 s after there is space';
 const resumeMsMax = 60_000;
@@ -56,7 +56,7 @@ async function survive(lab: Lab, times: number, build?: string): Promise<Outcome
   const violations: Violation[] = [];
   const violate = (rule: string, object: string, found: string) => violations.push({ rule, object, found });
   try {
-    const { port, callers, owner, dataDir, fundsMinor } = scene;
+    const { port, callers, owner, dataDir } = scene;
     const disk = realpathSync(join(dataDir, 'postgres'));
     const centre = scene.start({ port, build });
     await centre.ready;
@@ -93,16 +93,9 @@ async function survive(lab: Lab, times: number, build?: string): Promise<Outcome
       'of which PostgreSQL ended itself': deaths,
       'served again within, ms': Math.round(latest),
       payments: crowd.finished,
-      answers: [...crowd.statuses].map(([status, count]) => `${status} × ${count}`).join(', '),
+      answers: countsText(crowd.statuses),
     };
-    if (violations.length > 0) {
-      centre.signal('SIGKILL');
-      await crowd.finish(0);
-      return { violations, figures };
-    }
-    await crowd.finish(60_000);
-    const registry = await scene.sandbox.registry();
-    violations.push(...(await judge({ payments: crowd.payments, registry, owner, callers, fundsMinor })));
+    if (!(await seeThrough(scene, centre, crowd, violations, 60_000))) return { violations, figures };
     const strange = [...crowd.statuses.keys()].filter(
       (each) => /^\d+$/.test(each) && !/^(200|503)$/.test(each),
     );
@@ -127,18 +120,7 @@ experiment({
     {
       broken: 'a build that tells the outcome when the batch with it failed',
       rule: keptRule,
-      run: (lab) =>
-        survive(
-          lab,
-          1,
-          brokenBuild([
-            {
-              file: 'payments/store.js',
-              from: '.catch((error) => this.settleAgain(settlement, error, until));',
-              to: '.catch(() => ({ ...settlement, state: settlement.to, acceptedAt: new Date(), finalAt: new Date() }));',
-            },
-          ]),
-        ),
+      run: (lab) => survive(lab, 1, brokenBuild([tellUncommitted])),
     },
   ],
 });

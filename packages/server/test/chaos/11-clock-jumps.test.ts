@@ -8,8 +8,8 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type pg from 'pg';
 import { correct } from '../../src/agents/funds.js';
-import { Crowd, everyFate, type Payment } from '../support/crowd.js';
-import { judge, type Violation } from '../support/oracle.js';
+import { Crowd, countsText, everyFate, type Payment } from '../support/crowd.js';
+import { judgeScene, type Violation } from '../support/oracle.js';
 import { brokenBuild, openScene, type Scene } from '../support/processes.js';
 import { missingFile } from './debian.js';
 import { experiment, type Lab, type Outcome } from './lab.js';
@@ -136,9 +136,7 @@ async function jumpOverAndOver(lab: Lab, scene: Scene, plan: Plan): Promise<Outc
   await Promise.all([crowd.finish(60_000), waiters.finish(60_000)]);
   const payments = [...crowd.payments, ...waiters.payments];
   const cutShort = forgiveCutRequests(payments);
-  const violations = await judge({
-    ...{ payments, registry: await scene.sandbox.registry(), owner, callers: rich, fundsMinor },
-  });
+  const violations = await judgeScene(scene, payments, rich);
   violations.push(...(await judgeTimes(scene, crowd.payments, startedAt)));
   for (const [index, server] of servers.entries()) {
     const alive = await Promise.race([server.ended.then(() => false), sleep(10, true)]);
@@ -164,7 +162,7 @@ async function jumpOverAndOver(lab: Lab, scene: Scene, plan: Plan): Promise<Outc
     'requests whose time was over (408)': cutShort,
     'ended 250': funds,
     'the latest 250 after, ms': slowest,
-    answers: [...crowd.statuses].map(([status, count]) => `${status} × ${count}`).join(', '),
+    answers: countsText(crowd.statuses),
   };
   return { violations, figures };
 }

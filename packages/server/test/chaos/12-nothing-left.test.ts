@@ -9,8 +9,8 @@ import { connect, type Socket } from 'node:net';
 import { setTimeout as sleep } from 'node:timers/promises';
 import pg from 'pg';
 import { Client } from 'undici';
-import { type AnswerKind, ask, Crowd, everyFate } from '../support/crowd.js';
-import { judge, type Violation } from '../support/oracle.js';
+import { type AnswerKind, ask, Crowd, countsText, everyFate } from '../support/crowd.js';
+import { judgeScene, type Violation } from '../support/oracle.js';
 import { brokenBuild, openScene, type Scene, type Server } from '../support/processes.js';
 import { missingFile } from './debian.js';
 import { experiment, type Lab, type Outcome } from './lab.js';
@@ -57,7 +57,7 @@ async function runOut(lab: Lab, plan: Plan): Promise<Outcome> {
 }
 
 async function runOutOverAndOver(lab: Lab, scene: Scene, plan: Plan): Promise<Outcome> {
-  const { owner, callers, fundsMinor } = scene;
+  const { owner, callers } = scene;
   const { timeline } = lab;
   const violations: Violation[] = [];
   const violate = (rule: string, object: string, found: string) => violations.push({ rule, object, found });
@@ -142,8 +142,7 @@ async function runOutOverAndOver(lab: Lab, scene: Scene, plan: Plan): Promise<Ou
   }
   const longestMs = Math.round(Math.max(slowestMs, lookUps.slowestMs));
   if (longestMs > waitMsMax) violate(inTime, 'the slowest answer', `after ${longestMs} ms`);
-  const registry = await scene.sandbox.registry();
-  if (deaths === 0) violations.push(...(await judge({ payments, registry, owner, callers, fundsMinor })));
+  if (deaths === 0) violations.push(...(await judgeScene(scene, payments)));
   const statuses = new Map<string, number>();
   for (const each of crowds)
     for (const [status, n] of each.statuses) statuses.set(status, (statuses.get(status) ?? 0) + n);
@@ -155,8 +154,8 @@ async function runOutOverAndOver(lab: Lab, scene: Scene, plan: Plan): Promise<Ou
       payments: payments.length,
       'the slowest answer, ms': longestMs,
       'served again within, ms': Math.round(Math.max(0, ...recoveriesMs)),
-      answers: [...statuses].map(([status, n]) => `${status} × ${n}`).join(', '),
-      'look-ups': [...lookUps.statuses].map(([status, n]) => `${status} × ${n}`).join(', '),
+      answers: countsText(statuses),
+      'look-ups': countsText(lookUps.statuses),
     },
   };
 }

@@ -9,9 +9,9 @@ import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
 import type pg from 'pg';
 import { migrationNames } from '../../src/db/migrate.js';
-import { type AnswerKind, Crowd, everyFate } from '../support/crowd.js';
+import { type AnswerKind, Crowd, countsText, everyFate } from '../support/crowd.js';
 import { sqlDirectory } from '../support/database.js';
-import { judge, type Violation } from '../support/oracle.js';
+import { judgeScene, type Violation } from '../support/oracle.js';
 import { brokenBuild, guarded, openScene, type Scene, type Server } from '../support/processes.js';
 import { missingFile } from './debian.js';
 import { experiment, type Lab, type Outcome } from './lab.js';
@@ -62,7 +62,7 @@ async function rollOverAndOver(
   proxy: Nginx,
   plan: Plan,
 ): Promise<Outcome> {
-  const { owner, callers, fundsMinor } = scene;
+  const { owner, callers } = scene;
   const { timeline } = lab;
   const violations: Violation[] = [];
   const violate = (rule: string, object: string, found: string) => violations.push({ rule, object, found });
@@ -129,8 +129,7 @@ async function rollOverAndOver(
   }
 
   await crowd.finish(60_000);
-  const registry = await scene.sandbox.registry();
-  violations.push(...(await judge({ payments: crowd.payments, registry, owner, callers, fundsMinor })));
+  violations.push(...(await judgeScene(scene, crowd.payments)));
   const leases = await leasesLeft(owner);
   if (leases > 0) violate(handedOver, 'all', `${leases} leases ran out`);
   const fine = new Set(['200', '503', 'TimeoutError']);
@@ -148,7 +147,7 @@ async function rollOverAndOver(
       // What nginx sent to a second process, or a third, because one was going or gone.
       'sent again by nginx': proxy.sentAgain(),
       'leases that ran out': leases,
-      answers: [...crowd.statuses].map(([status, count]) => `${status} × ${count}`).join(', '),
+      answers: countsText(crowd.statuses),
     },
   };
 }

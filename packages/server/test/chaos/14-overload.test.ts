@@ -2,10 +2,12 @@
  * Ten times more payments arrive than the provider can take, and they keep arriving whatever is answered. What fits is
  * done at the provider's pace; the rest is refused at once with a 503 that asks to come again, and is not taken at all.
  */
+
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Pool } from 'undici';
 import { verify } from '../../src/ledger/verify.js';
-import type { Violation } from '../support/oracle.js';
+import { payBody } from '../support/crowd.js';
+import { executionCounts, type Violation } from '../support/oracle.js';
 import { brokenBuild, openScene, type Scene } from '../support/processes.js';
 import { experiment, type Lab, type Outcome } from './lab.js';
 
@@ -44,7 +46,7 @@ class Agent {
         method: 'POST',
         path: '/api/v20/pay',
         headers: { authorization: `Bearer ${this.token}`, 'content-type': 'application/json' },
-        body: `{"serviceId":"OVER","account":"7770017718","agentTransactionId":${id},"agentTransactionDate":"2026-02-17T16:48:37","amountTo":5}`,
+        body: payBody(id, 5, { serviceId: 'OVER' }),
         headersTimeout: 30_000,
       });
       const text = await answer.body.text();
@@ -201,9 +203,7 @@ async function overload(lab: Lab, seconds: number, build?: string): Promise<Outc
     expectThat('who comes again is served', left.length === 0, `${left.length} were not`);
     await agent.close();
 
-    const executed = new Map<string, number>();
-    for (const { externalId } of await scene.sandbox.registry())
-      executed.set(externalId, (executed.get(externalId) ?? 0) + 1);
+    const executed = executionCounts(await scene.sandbox.registry());
     const twice = [...executed].filter(([, count]) => count > 1);
     expectThat('nothing is executed twice', twice.length === 0, `${twice.length} were`);
     for (const { what, object } of (await verify(scene.owner)).problems)

@@ -2,15 +2,14 @@
 import fc from 'fast-check';
 import { Client } from 'undici';
 import { verify } from '../../src/ledger/verify.js';
-import { ask, type Reply } from '../support/crowd.js';
+import { ask, countsText, payBody, type Reply } from '../support/crowd.js';
 import { type FuzzCase, fuzzCase, nasties } from '../support/fuzz.js';
 import type { Violation } from '../support/oracle.js';
 import { brokenBuild, openScene } from '../support/processes.js';
 import { experiment, type Lab, type Outcome } from './lab.js';
 
 const connections = 32;
-const plainBody =
-  '{"serviceId":"P1011","account":"7770017718","agentTransactionId":77,"agentTransactionDate":"2026-02-17T16:48:37","amountTo":200}';
+const plainBody = payBody(77n, 200);
 
 async function fuzz(lab: Lab, bodies: number, build?: string): Promise<Outcome> {
   const scene = await openScene({ agents: 1, fundsMinor: 1_000_000_000_00n });
@@ -58,8 +57,7 @@ async function fuzz(lab: Lab, bodies: number, build?: string): Promise<Outcome> 
     await client.destroy();
     for (const { what, object } of (await verify(scene.owner)).problems)
       violate('the books agree with themselves', object, what);
-    const told = [...codes].map(([each, count]) => `${each} × ${count}`).join(', ');
-    return { violations, figures: { bodies: asked, 'with an id to echo': echoed, codes: told } };
+    return { violations, figures: { bodies: asked, 'with an id to echo': echoed, codes: countsText(codes) } };
   } finally {
     await scene.close();
   }

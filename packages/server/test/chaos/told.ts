@@ -2,9 +2,19 @@
 import { setTimeout as sleep } from 'node:timers/promises';
 import type pg from 'pg';
 import type { Crowd, Payment } from '../support/crowd.js';
-import type { Violation } from '../support/oracle.js';
+import { judgeScene, type Violation } from '../support/oracle.js';
+import type { Change, Scene, Server } from '../support/processes.js';
 
+export const servingRule = 'serves again within 10 s after the database has recovered';
+export const servingMsMax = 10_000;
 export const keptRule = 'what was acknowledged is kept';
+
+/** Tells an agent the outcome whose batch was not committed. */
+export const tellUncommitted: Change = {
+  file: 'payments/store.js',
+  from: '.catch((error) => this.settleAgain(settlement, error, until));',
+  to: '.catch(() => ({ ...settlement, state: settlement.to, acceptedAt: new Date(), finalAt: new Date() }));',
+};
 
 export interface Told {
   readonly name: string;
@@ -71,4 +81,25 @@ export async function recoveredWithin(
     if (answers) return performance.now() - startedAtMs;
   }
   return null;
+}
+
+/**
+ * Lets the agents see their payments through, for at most so long, and adds what is wrong then. After a violation there
+ * is no more to see: the centre and the agents go. Answers whether all was well until now.
+ */
+export async function seeThrough(
+  scene: Scene,
+  centre: Server,
+  crowd: Crowd,
+  violations: Violation[],
+  msMax: number,
+): Promise<boolean> {
+  if (violations.length > 0) {
+    centre.signal('SIGKILL');
+    await crowd.finish(0);
+    return false;
+  }
+  await crowd.finish(msMax);
+  violations.push(...(await judgeScene(scene, crowd.payments)));
+  return true;
 }

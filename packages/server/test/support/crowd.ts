@@ -42,6 +42,20 @@ export async function ask(
 
 export const isFinal = (code: number | null) => code !== null && ![1, 153, 220, 255].includes(code);
 
+/** A pay of this amount, in digits as JSON has them. The account is one that the sandbox executes at once. */
+export function payBody(
+  id: bigint,
+  amount: string | number,
+  { account = '7770017718', serviceId = 'P1011' } = {},
+): string {
+  return `{"serviceId":"${serviceId}","account":"${account}","agentTransactionId":${id},"agentTransactionDate":"2026-02-17T16:48:37","amountTo":${amount}}`;
+}
+
+/** `200 × 17, 503 × 2` */
+export function countsText(counts: Iterable<readonly [what: unknown, count: number]>): string {
+  return Array.from(counts, ([what, count]) => `${what} × ${count}`).join(', ');
+}
+
 /** The same body again until its code is one that ends the wait, for at most a minute. */
 export async function repeatUntil(
   client: Client,
@@ -201,7 +215,7 @@ export class Crowd {
     const account = fate.ending ? String(Math.floor(number)) + fate.ending : `${Math.floor(number / 10)}8`;
     const amountMinor = BigInt(100 + Math.floor(Math.random() * 50_000));
     const amount = `${amountMinor / 100n}.${String(amountMinor % 100n).padStart(2, '0')}`;
-    const body = `{"serviceId":"${this.options.serviceId ?? 'P1011'}","account":"${account}","agentTransactionId":${id},"agentTransactionDate":"2026-02-17T16:48:37","amountTo":${amount}}`;
+    const body = payBody(id, amount, { account, serviceId: this.options.serviceId });
     return {
       ...{ agentId, id, account, amountMinor, fate, body, token },
       ...{ finalCodes: new Set(), transactionIds: new Set(), strange: [], asked: 0 },

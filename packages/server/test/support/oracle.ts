@@ -7,7 +7,7 @@ import type pg from 'pg';
 import { verify } from '../../src/ledger/verify.js';
 import type { RegistryRow } from '../../src/providers/sandbox/registry.js';
 import type { Payment } from './crowd.js';
-import type { Caller } from './processes.js';
+import type { Caller, Scene } from './processes.js';
 
 export type Rule =
   | 'an id ends in one final code'
@@ -46,6 +46,23 @@ interface Row {
   readonly id: bigint;
   readonly transactionId: bigint;
   readonly code: number;
+}
+
+/** The judgement of these payments by the scene's own provider and books. */
+export async function judgeScene(
+  scene: Scene,
+  payments: readonly Payment[],
+  callers: readonly Caller[] = scene.callers,
+): Promise<Violation[]> {
+  const { owner, fundsMinor } = scene;
+  return judge({ payments, registry: await scene.sandbox.registry(), owner, callers, fundsMinor });
+}
+
+/** How often the provider executed each payment that it executed, by external id. */
+export function executionCounts(registry: readonly RegistryRow[]): Map<string, number> {
+  const counts = new Map<string, number>();
+  for (const { externalId } of registry) counts.set(externalId, (counts.get(externalId) ?? 0) + 1);
+  return counts;
 }
 
 /** Everything that is wrong, in the order of the rules' meaning for an agent. Empty when all is well. */

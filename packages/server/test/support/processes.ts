@@ -370,6 +370,14 @@ export async function openScene(options: SceneOptions) {
     /** As the application. */
     pool,
     port: await quietPort(),
+    /** What an agent can spend, in minor units, its credit limit not counted. */
+    async available(agentId: bigint): Promise<bigint> {
+      const { rows } = await owner.query<{ available: bigint }>(
+        'select available_minor as available from agent_balances where agent_id = $1',
+        [agentId],
+      );
+      return rows[0]!.available;
+    },
     /** Another port that only servers use. */
     newPort: quietPort,
     /** `port` 0: any; `build`: another one than the one under test. */
