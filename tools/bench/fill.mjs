@@ -1,6 +1,6 @@
 /**
- * A database as it is after years: payments that are done, with their transfers and events, of the given agents, under
- * ids in no order. Keys and indexes are left out while it is written and made again afterwards.
+ * A database as it is after years: payments that are done, one every 4 s until now, with their transfers and events, of
+ * the given agents, under ids in no order. Keys and indexes are left out while it is written and made again afterwards.
  */
 
 const portion = 1_000_000;
@@ -12,8 +12,24 @@ const keys = {
     'alter table transfers add constraint transfers_pkey primary key (operation_id, leg, shard)',
 };
 
-/** `client`: of the owner. `agents`: ids; `count`: payments. Amounts are 2.00, so that the agents stay in credit. */
-export async function fill(client, agents, count, step) {
+/** Every agentTransactionId is this and a number below 2^36 more. */
+const idBase = 10n ** 17n;
+
+/** Of the payment with the number n. The multiplier is odd: different n below 2^36 have different ids, in no order. */
+export function storedId(n) {
+  return idBase + ((n * 27_182_818_285n) % 2n ** 36n);
+}
+
+/** The agent of the payment with the number n, of so many: an index. */
+export function storedAgent(n, agents) {
+  return Number(n % BigInt(agents));
+}
+
+/**
+ * Answers with the number of the first payment; the others follow. `client`: of the owner. `agents`: ids; `count`:
+ * payments. Each is for 200.00; its words have the given fingerprint.
+ */
+export async function fill(client, agents, count, fingerprint, step) {
   for (const [name] of Object.entries(keys))
     await client.query(`alter table ${name.split('_')[0]} drop constraint ${name}`);
   await client.query('drop index payment_events_payment');
@@ -25,13 +41,13 @@ export async function fill(client, agents, count, step) {
   for (let done = 0; done < count; done += portion) {
     const size = Math.min(portion, count - done);
     const from = first + BigInt(done);
-    await client.query(written, [from, from + BigInt(size) - 1n, agents]);
+    await client.query(written, [from, from + BigInt(size) - 1n, agents, fingerprint, first + BigInt(count)]);
     step(`${done + size} payments written`);
   }
   await client.query("select setval('transaction_id_seq', $1)", [first + BigInt(count)]);
   await client.query(
     `update agent_balances b set available_minor = available_minor - s.total
-     from (select agent_id, count(*) * 200 as total from payments where amount_to_minor = 200 group by agent_id) s
+     from (select agent_id, sum(amount_to_minor)::bigint as total from payments group by agent_id) s
      where b.agent_id = s.agent_id`,
   );
   step('making the indexes');
@@ -42,26 +58,26 @@ export async function fill(client, agents, count, step) {
     await client.query(`vacuum (freeze, analyze) ${table}`);
   await client.query('checkpoint');
   await client.query('reset synchronous_commit');
+  return first;
 }
 
-// The multiplier is odd, so that different numbers stay different modulo 2^36 and come in no order.
 const written = `
   with made as (
     select n, n * 64 as id, ($3::bigint[])[1 + n % cardinality($3::bigint[])] as agent_id,
-      n * 27182818285 % 68719476736 as agent_transaction_id, now() - interval '30 days' + n * interval '1 ms' as at
+      100000000000000000 + n * 27182818285 % 68719476736 as agent_transaction_id, now() - ($5 - n) * interval '4 s' as at
     from generate_series($1::bigint, $2::bigint) as n
   ), paid as (
     insert into payments (id, shard, agent_id, agent_transaction_id, state, code, service_id, provider_id, account,
       amount_to_minor, amount_from_minor, fee_minor, reward_minor, currency, fingerprint, agent_date, accepted_at, final_at,
       provider_reference, details)
-    select id, 0, agent_id, agent_transaction_id, 6, 0, 'BI', 'bench-instant', '7770' || lpad((n % 1000000)::text, 6, '0'),
-      200, 200, 0, 0, 'KZT', md5(n::text)::uuid, at, at, at, 'instant', '{"serviceCode":"mobile"}'
+    select id, 0, agent_id, agent_transaction_id, 6, 0, 'BI', 'bench-instant', '7770111118',
+      20000, 20000, 0, 0, 'KZT', $4::uuid, at, at, at, 'instant', '{"serviceCode":"mobile"}'
     from made
   ), moved as (
     insert into transfers (operation_id, shard, leg, kind, debit_account, credit_account, amount_minor, currency, created_at)
-    select id, 0, 1, 'hold', 'agent:' || agent_id, 'clearing:KZT', 200, 'KZT', at from made
+    select id, 0, 1, 'hold', 'agent:' || agent_id, 'clearing:KZT', 20000, 'KZT', at from made
     union all
-    select id, 0, 2, 'post', 'clearing:KZT', 'provider:bench-instant:KZT', 200, 'KZT', at from made
+    select id, 0, 2, 'post', 'clearing:KZT', 'provider:bench-instant:KZT', 20000, 'KZT', at from made
   )
   insert into payment_events (payment_id, shard, at, kind, data)
   select id, 0, at, 'provider_pay', json_build_object('call', 'pay', 'startedAt', at, 'durationMs', 3, 'httpStatus', 200,

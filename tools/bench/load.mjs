@@ -1,10 +1,13 @@
 /**
- * Drives one method over HTTP with keep-alive: each connection sends its next request when the last one is answered.
- * Plain sockets, so that the driver takes as little of a shared machine as it can. Answers a JSON line on stdout.
+ * Drives one method over HTTP with keep-alive: each connection sends its next request when the last one is answered,
+ * or with `ratePerSecond` at that pace. Plain sockets, so that the driver takes as little of a shared machine as it can.
+ * Answers a JSON line on stdout; with `everySeconds` one for each such part of the time besides.
  *
  *   node load.mjs '{"ports":[8020],"token":"…","path":"/api/v20/pay","connections":64,"seconds":10,"serviceId":"P1011","firstId":1}'
  */
 import { connect } from 'node:net';
+import { bodyOf } from './body.mjs';
+import { storedAgent, storedId } from './fill.mjs';
 
 const options = JSON.parse(process.argv[2]);
 const {
@@ -17,20 +20,33 @@ const {
   serviceId,
   firstId,
   repeatFrom,
+  stored,
+  date = new Date().toISOString().slice(0, 19),
+  ratePerSecond,
+  everySeconds = seconds,
 } = options;
 
 // Fixed-width ids, so that a request is written once per connection and only its digits change.
 const idDigits = 18;
 let nextId = BigInt(firstId);
-/** With `repeatFrom`, ids of payments made before, from there to `firstId`, by chance; else every id is new. */
+/**
+ * With `repeatFrom`, ids of payments made before, from there to `firstId`, by chance; with `stored`, ids of this agent
+ * among the `count` payments from the number `first` on that fill.mjs wrote; else every id is new.
+ */
 const repeatable = repeatFrom === undefined ? 0 : Number(BigInt(firstId) - BigInt(repeatFrom));
-function idToSend() {
+function idToSend(agent) {
+  if (stored) {
+    const rounds = Math.floor(stored.count / tokens.length);
+    const from = BigInt(stored.first) + BigInt(Math.floor(Math.random() * rounds) * tokens.length);
+    const ahead = (agent - storedAgent(from, tokens.length) + tokens.length) % tokens.length;
+    return storedId(from + BigInt(ahead));
+  }
   if (repeatable > 0) return BigInt(repeatFrom) + BigInt(Math.floor(Math.random() * repeatable));
   nextId += 1n;
   return nextId - 1n;
 }
-const codes = {};
-const statuses = {};
+let codes = {};
+let statuses = {};
 let counting = false;
 let answered = 0;
 let failures = 0;
@@ -39,13 +55,10 @@ let total = 0;
 const histogram = new Uint32Array(200_000);
 let ending = false;
 
-const date = new Date().toISOString().slice(0, 19);
 const noId = '0'.repeat(idDigits);
 
 function requestOf(index) {
-  const body =
-    `{"serviceId":"${serviceId}","account":"7770111118","agentTransactionId":${noId},` +
-    `"agentTransactionDate":"${date}","amountTo":200.00,"amountFrom":200.00}`;
+  const body = bodyOf(serviceId, noId, date);
   const text =
     `POST ${path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer ${tokens[index % tokens.length]}\r\n` +
     `Content-Type: application/json\r\nContent-Length: ${body.length}\r\n\r\n${body}`;
@@ -58,16 +71,26 @@ function drive(index) {
     const { bytes, idAt } = requestOf(index);
     let sentAt = 0;
     let part = null;
+    const agent = index % tokens.length;
+    const paceMs = ratePerSecond ? (connections * 1000) / ratePerSecond : 0;
+    let dueAt = performance.now() + Math.random() * paceMs;
     const send = () => {
       if (ending) {
         socket.end();
         return resolve();
       }
-      bytes.latin1Write(String(idToSend()), idAt, idDigits);
+      bytes.latin1Write(String(idToSend(agent)), idAt, idDigits);
       sentAt = performance.now();
       socket.write(bytes);
     };
-    socket.on('connect', send);
+    const sendInTime = () => {
+      if (paceMs === 0) return send();
+      dueAt += paceMs;
+      const inMs = dueAt - performance.now();
+      if (inMs <= 0) send();
+      else setTimeout(send, inMs);
+    };
+    socket.on('connect', sendInTime);
     socket.on('data', (chunk) => {
       const answer = part === null ? chunk : Buffer.concat([part, chunk]);
       const headEnd = answer.indexOf('\r\n\r\n');
@@ -80,7 +103,7 @@ function drive(index) {
       part = null;
       total += 1;
       if (counting) note(answer, headEnd, performance.now() - sentAt);
-      send();
+      sendInTime();
     });
     socket.on('error', () => {
       failures += 1;
@@ -111,25 +134,38 @@ function percentile(share) {
 
 const done = Promise.all(Array.from({ length: connections }, (_, index) => drive(index)));
 await new Promise((resolve) => setTimeout(resolve, warmupSeconds * 1000));
+let startedAt = performance.now();
+const parts = Math.round(seconds / everySeconds);
 counting = true;
-const startedAt = performance.now();
-await new Promise((resolve) => setTimeout(resolve, seconds * 1000));
+for (let part = 1; part <= parts; part += 1) {
+  await new Promise((resolve) => setTimeout(resolve, everySeconds * 1000));
+  if (part === parts) break;
+  console.log(JSON.stringify(counted()));
+  answered = 0;
+  codes = {};
+  statuses = {};
+  histogram.fill(0);
+  startedAt = performance.now();
+}
 counting = false;
-const elapsed = (performance.now() - startedAt) / 1000;
+const last = counted();
 ending = true;
 await Promise.race([done, new Promise((resolve) => setTimeout(resolve, 15_000))]);
-console.log(
-  JSON.stringify({
+const { user, system } = process.cpuUsage();
+const lastId = String(nextId - 1n);
+console.log(JSON.stringify({ ...last, total, lastId, cpuMicros: Math.round((user + system) / total) }));
+process.exit(0);
+
+/** Of the time since `startedAt`. */
+function counted() {
+  const elapsed = (performance.now() - startedAt) / 1000;
+  return {
     perSecond: Math.round((answered / elapsed) * 10) / 10,
     p50Ms: percentile(0.5),
     p99Ms: percentile(0.99),
     answered,
-    total,
     failures,
     codes,
     statuses,
-    lastId: String(nextId - 1n),
-    cpuMicros: Math.round((process.cpuUsage().user + process.cpuUsage().system) / total),
-  }),
-);
-process.exit(0);
+  };
+}

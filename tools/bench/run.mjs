@@ -1,7 +1,7 @@
 /**
  * Measures the centre on this machine: `npm run bench [-- --seconds 10 --connections 1,64,256,1000]`.
  * `--only 'instant'` measures the rows whose name matches, `--skip-pgbench` leaves the comparison out, `--stored 20000000`
- * begins with so many payments in the database.
+ * begins with so many payments in the database, `--soak 60` ends with so many minutes at half of the highest rate.
  *
  * Starts an embedded PostgreSQL with fsync and synchronous_commit on, two sandbox providers over real HTTP (one answers
  * at once, one after 50 ms), the centre as a process, and the load as another. The instant provider is one inside the
@@ -26,8 +26,11 @@ import {
 } from 'node:fs';
 import { cpus, tmpdir } from 'node:os';
 import { join } from 'node:path';
+import { createInterface } from 'node:readline';
 import { fileURLToPath } from 'node:url';
 import { parseArgs, promisify } from 'node:util';
+import { bodyOf } from './body.mjs';
+import { fill, storedAgent, storedId } from './fill.mjs';
 
 const here = (path) => fileURLToPath(new URL(path, import.meta.url));
 const server = (path) => import(`../../packages/server/dist/${path}`);
@@ -39,6 +42,7 @@ const { values: options } = parseArgs({
     connections: { type: 'string', default: '1,64,256,1000' },
     agents: { type: 'string', default: '500' },
     stored: { type: 'string', default: '0' },
+    soak: { type: 'string', default: '0' },
     delays: { type: 'string', default: '0,50' },
     only: { type: 'string', default: '' },
     'skip-pgbench': { type: 'boolean', default: false },
@@ -151,10 +155,13 @@ async function bench() {
     synchronousCommit: rows[0].sync,
   };
 
+  const date = new Date().toISOString().slice(0, 19);
+  let stored = null;
   if (Number(options.stored) > 0) {
     step(`writing ${options.stored} payments`);
-    const { fill } = await import('./fill.mjs');
-    await fill(client, agents, Number(options.stored), step);
+    const count = Number(options.stored);
+    const first = await fill(client, agents, count, await fingerprintOfLoad('BI', date), step);
+    stored = { first: String(first), count };
   }
 
   step('starting the centre');
@@ -166,15 +173,15 @@ async function bench() {
   if (before !== null) tpcb.push(before);
 
   const table = [];
-  let firstId = 100_000_000_000_000_001n;
+  // Above those of stored payments.
+  let firstId = 200_000_000_000_000_001n;
   const load = async (facts) => {
     const options = {
-      ...{ ports: [centre.port], tokens: tokens.slice(0, 1), seconds, firstId: String(firstId) },
+      ...{ ports: [centre.port], tokens: tokens.slice(0, 1), seconds, firstId: String(firstId), date },
       ...facts,
     };
     const walFrom = await walPosition(client);
-    const { stdout } = await run(process.execPath, [here('load.mjs'), JSON.stringify(options)]);
-    const result = JSON.parse(stdout);
+    const result = await drive(options, facts.onPart);
     firstId = BigInt(result.lastId) + 1n;
     const walBytes = (await walPosition(client)) - walFrom;
     return { ...result, walBytes: Math.round(Number(walBytes) / result.total) };
@@ -225,6 +232,7 @@ async function bench() {
     await measure('pay, instant provider, again', pay);
     await measure('repeat of a final payment', { ...pay, repeatFrom });
     await measure(`pay, instant provider, ${tokens.length} agents`, { ...pay, tokens });
+    if (stored) await measure('repeat of a stored payment', { ...pay, tokens, stored });
     await measure('balance', { ...pay, path: '/api/v20/balance' });
     if (!wanted.test(twoProcesses)) continue;
     const second = await startCentre(databaseUrl(postgres.connection));
@@ -236,8 +244,32 @@ async function bench() {
     await measure('check, instant provider', { path: '/api/v20/check', serviceId: 'BI', connections });
     await measure('check, provider over HTTP', { path: '/api/v20/check', serviceId: 'P1011', connections });
   }
+  const lookUps = stored && (await lookUp(client, agents, stored));
   const after = await pgbench(postgres.connection);
   if (after !== null) tpcb.push(after);
+  const soaked = [];
+  if (Number(options.soak) > 0) {
+    const ratePerSecond = Math.round(Math.max(...table.map((row) => row.perSecond)) / 2);
+    const everySeconds = 60;
+    step(`${options.soak} minutes at ${ratePerSecond}/s`);
+    const soak = {
+      path: '/api/v20/pay',
+      serviceId: 'BI',
+      connections: 256,
+      tokens,
+      ratePerSecond,
+      everySeconds,
+    };
+    await load({
+      ...soak,
+      seconds: Number(options.soak) * everySeconds,
+      onPart: async (part) => {
+        const { memory } = await report(centre);
+        soaked.push({ ...part, memoryMiB: mib(memory.rss), ...(await tablesNow(client)) });
+        step(JSON.stringify(soaked.at(-1)));
+      },
+    });
+  }
 
   step('verifying the books');
   const { verify } = await server('ledger/verify.js');
@@ -253,12 +285,14 @@ async function bench() {
     tpcb,
     flushMs,
     table,
+    lookUps,
+    soaked,
     verified: { payments: Number(verified.counts.payments) },
   });
 }
 
 function print(result) {
-  const { table, tpcb, idleMemoryMiB, machine, flushMs } = result;
+  const { table, tpcb, idleMemoryMiB, machine, flushMs, lookUps } = result;
   const base = tpcb.length > 0 ? meanBy(scales, (scale) => tpcb.map((each) => each[scale])) : null;
   for (const row of table)
     row.timesTpcb = base && Object.fromEntries(scales.map((scale) => [scale, row.perSecond / base[scale]]));
@@ -316,9 +350,82 @@ function print(result) {
   }
   console.log(`one flush of this disk (fdatasync of 8 KiB): ${flushMs.toFixed(2)} ms, median`);
   console.log(`idle centre: ${idleMemoryMiB} MiB`);
+  for (const [by, { p50Ms, p99Ms }] of Object.entries(lookUps ?? {}))
+    console.log(`a stored payment by ${by}: p50 ${p50Ms.toFixed(1)} ms, p99 ${p99Ms.toFixed(1)} ms`);
   mkdirSync(fileURLToPath(new URL('./', `file://${options.out}`)), { recursive: true });
   writeFileSync(options.out, `${JSON.stringify(result, null, 2)}\n`);
   console.log(`written to ${options.out}`);
+}
+
+/** Runs the load; `onPart` is told of each part of it but the last. */
+async function drive(options, onPart) {
+  const child = spawn(process.execPath, [here('load.mjs'), JSON.stringify(options)], {
+    stdio: ['ignore', 'pipe', 'inherit'],
+  });
+  let line = null;
+  for await (const next of createInterface(child.stdout)) {
+    if (line !== null) await onPart?.(JSON.parse(line));
+    line = next;
+  }
+  if (line === null) throw new Error('the load ended without a result');
+  return JSON.parse(line);
+}
+
+/** Of the words that load.mjs sends to `pay`. */
+async function fingerprintOfLoad(serviceId, date) {
+  const [{ shapePay }, { parseBody }, { paymentWords }, { fingerprintOf }] = await Promise.all(
+    ['protocol/requests.js', 'protocol/json.js', 'core/decide.js', 'payments/order.js'].map(server),
+  );
+  const body = parseBody(Buffer.from(bodyOf(serviceId, '1', date)));
+  const shaped = shapePay(body.value, () => date);
+  if (!shaped.ok) throw new Error(`the load's own body is refused: ${shaped.why}`);
+  return fingerprintOf(paymentWords(shaped.request));
+}
+
+/** How long an operator's look-ups of stored payments take, one after another. */
+async function lookUp(client, agents, { first, count }) {
+  const { findPayments } = await server('payments/history.js');
+  const find = {
+    transactionId: (n) => ({ transactionId: n * 64n }),
+    "agent's id": (n) => ({ agentTransactionId: storedId(n) }),
+    "agent and agent's id": (n) => ({
+      agentId: agents[storedAgent(n, agents.length)],
+      agentTransactionId: storedId(n),
+    }),
+  };
+  const times = {};
+  for (const [by, keyOf] of Object.entries(find)) {
+    step(`looking payments up by ${by}`);
+    const each = [];
+    for (let i = 0; i < 2000; i += 1) {
+      const n = BigInt(first) + BigInt(Math.floor(Math.random() * count));
+      const startedAt = performance.now();
+      const found = await findPayments(client, keyOf(n));
+      each.push(performance.now() - startedAt);
+      if (found.length !== 1) throw new Error(`payment ${n} was not found by ${by}`);
+    }
+    each.sort((a, b) => a - b);
+    times[by] = { p50Ms: each[1000], p99Ms: each[1980] };
+  }
+  return times;
+}
+
+/** Of the tables that every payment writes: dead rows, and how often they were vacuumed. */
+async function tablesNow(client) {
+  const { rows } = await client.query(
+    `select relname as name, n_live_tup::int8 as live, n_dead_tup::int8 as dead, autovacuum_count::int8 as vacuums,
+       pg_total_relation_size(relid)::int8 as bytes
+     from pg_stat_user_tables
+     where relname in ('payments', 'transfers', 'payment_events', 'leases', 'agent_balances') order by relname`,
+  );
+  return {
+    tables: Object.fromEntries(
+      rows.map(({ name, live, dead, vacuums, bytes }) => [
+        name,
+        { live: Number(live), dead: Number(dead), vacuums: Number(vacuums), MiB: mib(Number(bytes)) },
+      ]),
+    ),
+  };
 }
 
 async function startSandbox(delay) {
