@@ -109,7 +109,7 @@ export function startCentre(parts: CentreParts): Centre {
         worker,
         leaseMs,
         batchMax,
-        waitMsMax: 3000,
+        waitMsMax: 1500,
         watch,
         onContradiction: watch?.contradicted,
       });
@@ -199,7 +199,7 @@ export function startCentre(parts: CentreParts): Centre {
         return { agentId, agentName: agent.name, currency: agent.currency, ...balance };
       },
       operatorByPhone: async (phoneNumber) => {
-        const found = await lookUp(pool, phoneNumber);
+        const found = await inTime(lookUp(pool, phoneNumber));
         if (found.kind === 'found') return { code: 0, reason: null, serviceId: found.serviceId };
         return { code: found.kind === 'malformed' ? 4 : 5, reason: null, serviceId: null };
       },
@@ -215,4 +215,16 @@ export function startCentre(parts: CentreParts): Centre {
       await Promise.all([...stores.values()].map((store) => store.close()));
     },
   };
+}
+
+/** As long as a lane that only reads waits. */
+const lookUpMsMax = 1800;
+
+/** Work that is late fails unheard: its agent was told to come again. */
+function inTime<T>(work: Promise<T>): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const late = () => reject(new Overloaded('the database does not answer', 1));
+    const timer = setTimeout(late, lookUpMsMax);
+    work.then(resolve, reject).finally(() => clearTimeout(timer));
+  });
 }

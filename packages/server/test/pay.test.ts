@@ -2,7 +2,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { correct, topUp } from '../src/agents/funds.js';
 import { setPaused } from '../src/catalogue/providers.js';
 import { setServiceAllowed, setServiceState } from '../src/catalogue/services.js';
-import type { Shown } from '../src/core/answers.js';
+import { Overloaded, type Shown } from '../src/core/answers.js';
 import { State } from '../src/core/states.js';
 import { FinalPayments } from '../src/payments/finals.js';
 import {
@@ -582,6 +582,56 @@ describe('bounds', () => {
     expect((await patient.payUntil(request, isFinal)).code).toBe(0);
     expect(await patient.executed(request.agentTransactionId)).toBe(1);
     await patient.close();
+  });
+
+  test('a database that does not answer holds no agent for two seconds, and what it was to write goes on', async () => {
+    const quiet = await openCentre();
+    /** Stops the session of one lane, until the answer. */
+    const silenced = async (lane: string, ask: () => Promise<unknown>) => {
+      const { rows } = await quiet.owner.query(
+        'select pid from pg_stat_activity where datname = current_database() and application_name = $1',
+        [`tolem lane ${lane}`],
+      );
+      expect(rows).toHaveLength(1);
+      process.kill(rows[0].pid, 'SIGSTOP');
+      try {
+        const startedAt = performance.now();
+        const answer = await ask().catch((error: unknown) => error);
+        return { answer, ms: performance.now() - startedAt };
+      } finally {
+        process.kill(rows[0].pid, 'SIGCONT');
+      }
+    };
+    const check = () => quiet.check(payRequest());
+    expect((await quiet.pay(payRequest())).code).toBe(0);
+    expect((await check()).code).toBe(0);
+    await quiet.available();
+
+    for (const [lane, code] of [
+      ['accept', null],
+      ['settle', 1],
+    ] as const) {
+      const request = payRequest();
+      const { answer, ms } = await silenced(lane, () => quiet.pay(request));
+      expect(ms).toBeLessThan(2300);
+      if (code === null) expect(answer).toBeInstanceOf(Overloaded);
+      else expect(answer).toMatchObject({ code, transactionId: expect.any(BigInt) });
+      // It ends by itself, long before another process would take it up.
+      await expect
+        .poll(async () => (await quiet.payment(request.agentTransactionId))?.code, { timeout: 3000 })
+        .toBe(0);
+      expect(await quiet.executed(request.agentTransactionId)).toBe(1);
+    }
+    for (const [lane, ask] of [
+      ['quote', check],
+      ['balance', quiet.available],
+    ] as const) {
+      const { answer, ms } = await silenced(lane, ask);
+      expect(answer).toBeInstanceOf(Overloaded);
+      expect(ms).toBeLessThan(2300);
+    }
+    expect((await check()).code).toBe(0);
+    await quiet.close();
   });
 
   test('the database refuses to change a final code', async () => {

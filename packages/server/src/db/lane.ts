@@ -36,6 +36,8 @@ export interface LaneOptions<In, Out> {
   readonly batchMax: number;
   /** How long an item may wait for a lost connection to come back. */
   readonly waitMsMax: number;
+  /** A server that has not answered a batch by then is taken for lost. */
+  readonly answerMsMax?: number;
   /** Writes the batch in one statement; answers in the batch's order. */
   readonly write: (client: LaneClient, batch: In[]) => Promise<Out[]>;
   /** Items with the same key never share a batch. */
@@ -55,8 +57,10 @@ export interface LaneWatch {
   failed(lane: string, items: number): void;
 }
 
-/** A server that has not answered a batch by then is taken for lost. */
-const queryMsMax = 15_000;
+/** Long, since what was sent may still be committed, and is then to be asked about. */
+const answerMsMax = 15_000;
+/** How often those who wait for a connection are looked at. */
+const lookMs = 100;
 
 /** SQLSTATEs after which the same statement is tried again: nothing was written, another transaction was in the way. */
 const retryable = new Set(['40001', '40P01', '55P03']);
@@ -107,7 +111,8 @@ export class Lane<In, Out> {
   private async run(): Promise<void> {
     while (this.queue.length > 0) {
       const client = this.client ?? (await this.connect());
-      if (!client) continue;
+      // Whoever was too old for it has been refused meanwhile.
+      if (!client || this.queue.length === 0) continue;
       const batch = this.takeBatch();
       this.writingSince = batch[0]!.queuedAt;
       await this.writeOut(client, batch);
@@ -181,13 +186,16 @@ export class Lane<In, Out> {
     client.end().catch(() => {});
   }
 
-  /** One try to connect; on failure refuses whoever has waited too long, pauses and lets the loop come again. */
+  /** One try to connect; on failure pauses and lets the loop come again. */
   private async connect(): Promise<LaneClient | null> {
     const client = newClient({
       ...this.options.connection,
       application_name: `tolem lane ${this.options.name}`,
-      query_timeout: queryMsMax,
+      query_timeout: this.options.answerMsMax ?? answerMsMax,
     });
+    const lost = (error: unknown) => this.refuseOld(error);
+    const silence = new Error('the database does not answer');
+    const impatience = setInterval(lost, lookMs, silence);
     try {
       // A connection lost while idle must not crash the process; the next batch connects anew.
       client.on('error', () => this.drop(client));
@@ -196,18 +204,25 @@ export class Lane<In, Out> {
       return client;
     } catch (error) {
       client.end().catch(() => {});
-      const tooOld = performance.now() - (this.closed ? 0 : this.options.waitMsMax);
-      const kept: Waiter<In, Out>[] = [];
-      for (const waiter of this.queue) {
-        if (waiter.queuedAt <= tooOld) waiter.reject(new LaneBroken(this.options.name, error, false));
-        else kept.push(waiter);
-      }
-      if (kept.length < this.queue.length)
-        this.options.watch?.failed(this.options.name, this.queue.length - kept.length);
-      this.queue = kept;
+      lost(error);
       await new Promise((done) => setTimeout(done, 100));
       return null;
+    } finally {
+      clearInterval(impatience);
     }
+  }
+
+  /** Refuses whoever has waited too long for a connection. */
+  private refuseOld(error: unknown): void {
+    const tooOld = performance.now() - (this.closed ? 0 : this.options.waitMsMax);
+    const kept: Waiter<In, Out>[] = [];
+    for (const waiter of this.queue) {
+      if (waiter.queuedAt <= tooOld) waiter.reject(new LaneBroken(this.options.name, error, false));
+      else kept.push(waiter);
+    }
+    if (kept.length < this.queue.length)
+      this.options.watch?.failed(this.options.name, this.queue.length - kept.length);
+    this.queue = kept;
   }
 }
 

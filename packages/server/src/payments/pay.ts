@@ -76,13 +76,17 @@ export class PayStory {
   async pay(agentId: bigint, request: PayRequest, way?: Way): Promise<PayAnswer> {
     if (this.working >= this.parts.inflightMax) throw new Overloaded('too many payments in progress', 1);
     this.working += 1;
-    const progress: Progress = { tell: null };
+    const progress: Progress = { tell: null, writingSince: null };
     const work = this.story(agentId, request, way, progress).finally(() => {
       this.working -= 1;
     });
     try {
       // An agent whose time is over has its answer; the work goes on and still counts.
-      return await this.waits.forAnswer(work, this.parts.payWaitMs, () => progress.tell?.() ?? work);
+      return await this.waits.forAnswer(work, progress, this.parts.payWaitMs, () => {
+        if (progress.tell) return progress.tell();
+        if (progress.writingSince === null) return work;
+        throw new Overloaded('the database does not answer', 1);
+      });
     } catch (error) {
       // The claim may or may not be committed; the lease sees to it. The agent repeats.
       if (error instanceof LaneBroken) throw new Overloaded(error.message, 1);
@@ -174,14 +178,16 @@ export class PayStory {
       shown,
       identity: this.sealIdentity(request),
     };
+    progress.writingSince = performance.now();
     const claimed = await step(way?.span, 'accept', () => store.accept(payment), spanFacts);
+    progress.writingSince = null;
     log.debug?.({ ...lineFacts(way, claimed), fresh: claimed.fresh }, 'claimed');
     if (!claimed.fresh) return this.repeat(reference, agent, request, claimed, fingerprint, null);
     if (stateFacts[claimed.state].holds) watch?.held(agent, payment.amountToMinor + payment.feeMinor);
     if (claimed.state !== State.sending || !accepted) return answerOf({ ...claimed, shown });
 
     progress.tell = () => answerOf({ ...claimed, shown });
-    return this.send(agent, request, accepted, { ...claimed, shown }, leaseEnds, way);
+    return this.send(agent, request, accepted, { ...claimed, shown }, leaseEnds, way, progress);
   }
 
   /** One call, then commit 2. Never rejects: what cannot be settled here is left to the lease. */
@@ -192,6 +198,7 @@ export class PayStory {
     claimed: Claimed,
     leaseEnds: number,
     way: Way | undefined,
+    progress: Progress,
   ): Promise<PayAnswer> {
     const { sender, log, watch } = this.parts;
     const store = this.parts.storeOf(agent.shard);
@@ -226,6 +233,7 @@ export class PayStory {
         event: callEvent(record),
         leaseId: claimed.leaseId,
       };
+      progress.writingSince = performance.now();
       const settled = await step(way?.span, 'settle', () => store.settle(settlement), spanFacts);
       log.debug?.({ ...lineFacts(way, settled), moved: settled.moved }, 'settled');
       if (settled.moved && settled.state === State.failed)
@@ -330,10 +338,15 @@ export class PayStory {
 /** A few hundred bytes each. */
 const finalsKept = 10_000;
 
-/** What an agent is told when its time is over; null while nobody but the database is waited for. */
 interface Progress {
+  /** What an agent is told when its time is over; null while nobody but the database is waited for. */
   tell: (() => PayAnswer | Promise<PayAnswer>) | null;
+  /** Since when the database has had to write; null while it has not. */
+  writingSince: number | null;
 }
+
+/** An agent does not wait longer for a database that does not answer; what it is to write goes on. */
+const writingMsMax = 1800;
 
 /** A payment would be claimed later than that: better say so at once. */
 const claimMsMax = 1000;
@@ -406,6 +419,7 @@ const sweepMs = 25;
 
 interface Wait {
   readonly until: number;
+  readonly progress: Progress;
   readonly end: () => void;
 }
 
@@ -419,23 +433,35 @@ class Waits {
   private sweeper: NodeJS.Timeout | null = null;
 
   /**
-   * The answer if it comes within `ms`, else the other one, made when the time is over. Work that fails later fails
-   * unheard: its agent was told to come again.
+   * The answer if it comes within `ms` and the database writes in time, else the other one, made when the time is
+   * over. Work that fails later fails unheard: its agent was told to come again.
    */
-  forAnswer<T>(work: Promise<T>, ms: number, otherwise: () => T | Promise<T>): Promise<T> {
+  forAnswer<T>(
+    work: Promise<T>,
+    progress: Progress,
+    ms: number,
+    otherwise: () => T | Promise<T>,
+  ): Promise<T> {
     return new Promise((resolve, reject) => {
       const slot = this.free.pop() ?? this.slots.length;
-      const wait = { until: performance.now() + ms, end: () => resolve(otherwise()) };
+      const end = () => {
+        try {
+          resolve(otherwise());
+        } catch (error) {
+          reject(error);
+        }
+      };
+      const wait = { until: performance.now() + ms, progress, end };
       this.slots[slot] = wait;
       this.sweeper ??= setInterval(() => this.sweep(performance.now()), sweepMs).unref();
-      const end = (tell: () => void) => {
+      const settle = (tell: () => void) => {
         if (this.slots[slot] !== wait) return;
         this.release(slot);
         tell();
       };
       work.then(
-        (value) => end(() => resolve(value)),
-        (error: unknown) => end(() => reject(error)),
+        (value) => settle(() => resolve(value)),
+        (error: unknown) => settle(() => reject(error)),
       );
     });
   }
@@ -446,7 +472,9 @@ class Waits {
 
   private sweep(now: number): void {
     for (const [slot, wait] of this.slots.entries()) {
-      if (wait === null || wait.until > now) continue;
+      if (wait === null) continue;
+      const { writingSince } = wait.progress;
+      if (wait.until > now && (writingSince === null || now - writingSince < writingMsMax)) continue;
       this.release(slot);
       wait.end();
     }

@@ -130,6 +130,9 @@ function contradicts(to: Settlement['to'], state: State): boolean {
   return to === State.succeeded && !agrees.includes(state);
 }
 
+/** For what may be asked for again without more: an agent is not held by a database that does not answer. */
+const answerMsMax = 1800;
+
 /** How long an outcome is offered to a database that is away. */
 const settleMsMax = 60_000;
 
@@ -174,17 +177,20 @@ export class PaymentStore {
     });
     this.finds = new Lane({
       ...common,
+      answerMsMax,
       name: 'find',
       write: (client, batch) => this.readFound(client, batch),
     });
     this.quotes = new Lane<NewQuote, Quoted>({
       ...common,
+      answerMsMax,
       name: 'quote',
       keyOf,
       write: (client, batch) => this.writeQuotes(client, batch),
     });
     this.balances = new Lane({
       ...common,
+      answerMsMax,
       name: 'balance',
       write: (client, batch) => this.readBalances(client, batch),
     });
