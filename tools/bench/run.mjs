@@ -245,6 +245,7 @@ async function bench() {
     await measure('check, provider over HTTP', { path: '/api/v20/check', serviceId: 'P1011', connections });
   }
   const lookUps = stored && (await lookUp(client, agents, stored));
+  const tables = await tablesNow(client);
   const after = await pgbench(postgres.connection);
   if (after !== null) tpcb.push(after);
   const soaked = [];
@@ -265,7 +266,7 @@ async function bench() {
       seconds: Number(options.soak) * everySeconds,
       onPart: async (part) => {
         const { memory } = await report(centre);
-        soaked.push({ ...part, memoryMiB: mib(memory.rss), ...(await tablesNow(client)) });
+        soaked.push({ ...part, memoryMiB: mib(memory.rss), tables: await tablesNow(client) });
         step(JSON.stringify(soaked.at(-1)));
       },
     });
@@ -286,6 +287,7 @@ async function bench() {
     flushMs,
     table,
     lookUps,
+    tables,
     soaked,
     verified: { payments: Number(verified.counts.payments) },
   });
@@ -410,22 +412,20 @@ async function lookUp(client, agents, { first, count }) {
   return times;
 }
 
-/** Of the tables that every payment writes: dead rows, and how often they were vacuumed. */
+/** Of the tables that every payment writes: rows, dead ones, how often they were vacuumed, and their sizes. */
 async function tablesNow(client) {
   const { rows } = await client.query(
-    `select relname as name, n_live_tup::int8 as live, n_dead_tup::int8 as dead, autovacuum_count::int8 as vacuums,
-       pg_total_relation_size(relid)::int8 as bytes
-     from pg_stat_user_tables
-     where relname in ('payments', 'transfers', 'payment_events', 'leases', 'agent_balances') order by relname`,
+    `select substring(relname from $1) as name, sum(n_live_tup)::int8 as live, sum(n_dead_tup)::int8 as dead,
+       sum(autovacuum_count)::int8 as vacuums, sum(pg_total_relation_size(relid))::int8 as bytes
+     from pg_stat_user_tables where relname ~ $1 group by 1 order by 1`,
+    ['^(payments|transfers|payment_events|leases|agent_balances)'],
   );
-  return {
-    tables: Object.fromEntries(
-      rows.map(({ name, live, dead, vacuums, bytes }) => [
-        name,
-        { live: Number(live), dead: Number(dead), vacuums: Number(vacuums), MiB: mib(Number(bytes)) },
-      ]),
-    ),
-  };
+  return Object.fromEntries(
+    rows.map(({ name, live, dead, vacuums, bytes }) => [
+      name,
+      { live: Number(live), dead: Number(dead), vacuums: Number(vacuums), MiB: mib(Number(bytes)) },
+    ]),
+  );
 }
 
 async function startSandbox(delay) {

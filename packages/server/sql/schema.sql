@@ -139,6 +139,22 @@ create table tolem.payment_events (
   at timestamp with time zone default now() not null,
   kind text not null,
   data json not null
+) partition by RANGE (at);
+
+create table tolem.payment_events_2026 partition of tolem.payment_events FOR VALUES FROM (MINVALUE) TO ('2027-01-01 00:00:00+00') (
+  payment_id bigint not null,
+  shard smallint not null,
+  at timestamp with time zone default now() not null,
+  kind text not null,
+  data json not null
+);
+
+create table tolem.payment_events_rest partition of tolem.payment_events DEFAULT (
+  payment_id bigint not null,
+  shard smallint not null,
+  at timestamp with time zone default now() not null,
+  kind text not null,
+  data json not null
 );
 
 create table tolem.payments (
@@ -334,7 +350,11 @@ CREATE INDEX contradictions_open ON tolem.contradictions USING btree (contradict
 
 CREATE UNIQUE INDEX movements_document ON tolem.movements USING btree (agent_id, document, shard) WHERE (document IS NOT NULL);
 
-CREATE INDEX payment_events_payment ON tolem.payment_events USING btree (payment_id, shard);
+CREATE INDEX payment_events_2026_payment ON tolem.payment_events_2026 USING btree (payment_id, shard);
+
+CREATE INDEX payment_events_payment ON ONLY tolem.payment_events USING btree (payment_id, shard);
+
+CREATE INDEX payment_events_rest_payment_id_shard_idx ON tolem.payment_events_rest USING btree (payment_id, shard);
 
 CREATE INDEX quotes_created ON tolem.quotes USING brin (created_at);
 
@@ -456,6 +476,36 @@ CREATE OR REPLACE FUNCTION tolem.keep_final()
 AS $function$
 begin
   raise exception 'payment % is final: state %, code %', old.id, old.state, old.code using errcode = 'integrity_constraint_violation';
+end $function$;
+
+CREATE OR REPLACE FUNCTION tolem.make_event_months(p_ahead integer)
+ RETURNS integer
+ LANGUAGE plpgsql
+ SECURITY DEFINER
+ SET search_path TO 'tolem', 'pg_temp'
+AS $function$
+declare
+  v_first timestamp := date_trunc('month', greatest(now() at time zone 'UTC', timestamp '2027-01-01'));
+  v_last timestamp := date_trunc('month', now() at time zone 'UTC') + make_interval(months => p_ahead);
+  v_month timestamp;
+  v_name text;
+  v_made integer := 0;
+begin
+  perform pg_advisory_xact_lock(7405662021);
+  for v_month in select generate_series(v_first, v_last, interval '1 month') loop
+    v_name := 'payment_events_' || to_char(v_month, 'YYYY_MM');
+    continue when to_regclass('tolem.' || v_name) is not null;
+    begin
+      execute format('create table %I (like payment_events including all)', v_name);
+      execute format('alter table payment_events attach partition %I for values from (%L) to (%L)', v_name,
+        v_month at time zone 'UTC', (v_month + interval '1 month') at time zone 'UTC');
+      v_made := v_made + 1;
+    exception when check_violation then
+      -- Some of it lies with the rest already, and all of it will.
+      null;
+    end;
+  end loop;
+  return v_made;
 end $function$;
 
 CREATE OR REPLACE FUNCTION tolem.move_funds(p_shard smallint, p_agent_id bigint, p_kind text, p_amount_minor bigint, p_document text, p_operator text)
@@ -837,6 +887,8 @@ grant delete, insert, select, update on table tolem.token_uses to tolem_app;
 grant delete, insert, select, update on table tolem.tokens to tolem_app;
 
 grant delete, insert, select, update on table tolem.waiting to tolem_app;
+
+grant execute on function tolem.make_event_months(p_ahead integer) to tolem_app;
 
 grant insert on table tolem.audit to tolem_app;
 

@@ -17,6 +17,7 @@ import { PaymentStore } from './payments/store.js';
 import {
   claim,
   expire,
+  makeEventMonths,
   purgeQuotes,
   resumeFunded,
   resumeTerms,
@@ -163,6 +164,7 @@ export function startCentre(parts: CentreParts): Centre {
       { name: 'funds', everyMs: 1000, step: () => resumeFunded(pool, log) },
       { name: 'expire', everyMs: 1000, step: () => expire(pool, storeOf, parts.fundsWaitMs, log) },
       { name: 'quotes', everyMs: 60_000, step: () => purgeQuotes(pool, 30 * dayMs) },
+      { name: 'months', everyMs: 3_600_000, step: () => makeEventMonths(pool) },
       ...parts.chores,
     ],
     log,

@@ -449,3 +449,68 @@ describe('the history', () => {
     expect(events.at(-1)!.data).toEqual({ n: 1500 });
   });
 });
+
+describe('what is told of payments, by month', () => {
+  const tell = (id: bigint, at: string) =>
+    app.query(
+      `insert into payment_events (payment_id, shard, at, kind, data) values ($1, 0, $2, 'provider_status', '{}')`,
+      [id, at],
+    );
+  const places = async (id: bigint) =>
+    (
+      await owner.query<{ place: string }>(
+        'select tableoid::regclass::text as place from payment_events where payment_id = $1 order by at',
+        [id],
+      )
+    ).rows.map(({ place }) => place);
+  const make = async (ahead: number) =>
+    (await app.query<{ made: number }>('select make_event_months($1) as made', [ahead])).rows[0]!.made;
+  /** In UTC, so many after this one, but not of 2026. */
+  const month = (ahead: number) => {
+    const now = new Date(Math.max(Date.now(), Date.UTC(2027, 0)));
+    return new Date(Date.UTC(now.getUTCFullYear(), now.getUTCMonth() + ahead, 15)).toISOString().slice(0, 7);
+  };
+  const tableOf = (name: string) => `payment_events_${name.replace('-', '_')}`;
+
+  it('lies in the tables of its months, and is found whole', async () => {
+    const { id } = await accept();
+    await make(16);
+    expect(await make(16)).toBe(0);
+    await tell(id, `${month(0)}-15T10:00:00Z`);
+    await tell(id, `${month(2)}-01T00:00:00Z`);
+    await tell(id, '2199-01-01T00:00:00Z');
+    expect(await places(id)).toEqual([tableOf(month(0)), tableOf(month(2)), 'payment_events_rest']);
+    const entries = await paymentHistory(app, id);
+    expect(entries.filter(({ kind }) => kind === 'provider_status')).toHaveLength(3);
+  });
+
+  it('a month that lies with the rest already stays there, and the ones after it are made', async () => {
+    const { id } = await accept();
+    await make(16);
+    await tell(id, `${month(40)}-15T10:00:00Z`);
+    await make(60);
+    await tell(id, `${month(39)}-15T10:00:00Z`);
+    await tell(id, `${month(40)}-16T10:00:00Z`);
+    expect(await places(id)).toEqual([tableOf(month(39)), 'payment_events_rest', 'payment_events_rest']);
+  });
+
+  it('a month that is taken away takes nothing else with it; the application may not do so', async () => {
+    const { id } = await accept();
+    await make(16);
+    const table = tableOf(month(1));
+    await tell(id, `${month(1)}-15T10:00:00Z`);
+    for (const sql of [
+      `drop table ${table}`,
+      `delete from payment_events`,
+      `alter table payment_events detach partition ${table}`,
+    ])
+      await expect(app.query(sql)).rejects.toThrow(/must be owner|permission denied/);
+    await owner.query(`alter table payment_events detach partition ${table}`);
+    expect(await places(id)).toEqual([]);
+    expect((await paymentHistory(app, id)).map(({ kind }) => kind)).toContain('accepted');
+    await owner.query(
+      `alter table payment_events attach partition ${table} for values from ('${month(1)}-01') to ('${month(2)}-01')`,
+    );
+    expect(await places(id)).toEqual([table]);
+  });
+});

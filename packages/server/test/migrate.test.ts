@@ -1,4 +1,4 @@
-import { mkdtempSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
+import { copyFileSync, mkdtempSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'node:fs';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { setTimeout as sleep } from 'node:timers/promises';
@@ -181,4 +181,27 @@ test('sql/schema.sql is what the migrations add up to; when it differs run: node
   const dumped = await dumpSchema(client).finally(() => client.end());
   await fresh.drop();
   expect(dumped).toBe(readFileSync(join(sqlDirectory, 'schema.sql'), 'utf8'));
+});
+
+test('what was told of payments before the tables by month is the first of them, and found as before', async () => {
+  rmSync(join(directory, '0001_one.sql'));
+  const released = readdirSync(sqlDirectory).filter((name) => /^\d{4}_/.test(name));
+  const bring = (names: string[]) => {
+    for (const name of names) copyFileSync(join(sqlDirectory, name), join(directory, name));
+    return up();
+  };
+  await bring(released.slice(0, 2));
+  // A session that has planned its statement before, as a lane of the version before has.
+  const session = await openClient(database.appOptions);
+  const tell = () =>
+    session.query({
+      name: 'tell',
+      text: `insert into payment_events (payment_id, shard, kind, data) values (64, 0, 'told', '{}')`,
+    });
+  await tell();
+  expect(await bring(released.slice(2))).toEqual(released.slice(2).map((name) => name.slice(0, -4)));
+  await tell();
+  const { rows } = await session.query('select kind from payment_events where payment_id = 64 and shard = 0');
+  await session.end();
+  expect(rows).toHaveLength(2);
 });

@@ -132,17 +132,19 @@ export async function paymentHistory(
   ]);
   const payment = found.rows[0];
   if (!payment) return [];
-  const { shard, agentId, agentTransactionId } = payment;
+  const { shard, agentId, agentTransactionId, acceptedAt } = payment;
   const transfers = await db.query<TransferRow>(
     `select kind, debit_account as debit, credit_account as credit, amount_minor as "amountMinor", currency, created_at as at
      from transfers where operation_id = $1 and shard = $2 order by leg`,
     [transactionId, shard],
   );
   const events = await db.query<EventRow>(
-    `with e as (select at, kind, data::text as data from payment_events where payment_id = $1 and shard = $2)
+    // Events lie by month: those before the payment need not be looked at. A day is for clocks that were set back.
+    `with e as (select at, kind, data::text as data from payment_events
+       where payment_id = $1 and shard = $2 and at >= $3::timestamptz - interval '1 day')
      (select * from e order by at limit ${firstEventsMax}) union (select * from e order by at desc limit ${lastEventsMax})
      order by at`,
-    [transactionId, shard],
+    [transactionId, shard, acceptedAt],
   );
   const quotes = await db.query<QuoteRow>(
     `select created_at as at, expires_at as "expiresAt", rate_e10 as "rateE10", offer
