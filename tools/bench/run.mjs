@@ -53,6 +53,8 @@ const seconds = Number(options.seconds);
 const connectionCounts = options.connections.split(',').map(Number);
 const delays = options.delays.split(',').map(Number);
 const scales = [1, 50];
+/** As npm start has them. */
+const startFlags = ['--max-semi-space-size=64'];
 const twoProcesses = 'pay, instant provider, two processes';
 
 const directory = mkdtempSync(join(tmpdir(), 'tolem-bench-'));
@@ -457,7 +459,7 @@ async function startSandbox(delay) {
 }
 
 async function startCentre(url) {
-  const child = spawn(process.execPath, [here('serve.mjs')], {
+  const child = spawn(process.execPath, [...startFlags, here('serve.mjs')], {
     stdio: ['ignore', 'ignore', 'inherit', 'ipc'],
     env: {
       ...process.env,

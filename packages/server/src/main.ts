@@ -3,6 +3,7 @@ import { type ChildProcess, spawn } from 'node:child_process';
 import { mkdirSync, readFileSync } from 'node:fs';
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
+import { setFlagsFromString } from 'node:v8';
 import pg from 'pg';
 import { type Logger, pino } from 'pino';
 import { tellLowBalances } from './agents/low-balance.js';
@@ -39,6 +40,8 @@ export interface MainOptions {
  * by then is stopped again.
  */
 export async function main(options: MainOptions): Promise<void> {
+  // Little outlives a request: collecting the old sooner keeps memory small at hardly a cost.
+  setFlagsFromString('--heap-growing-percent=100');
   const startedAt = performance.now();
   const say = (line: string) =>
     console.log(`[${((performance.now() - startedAt) / 1000).toFixed(1)} s] ${line}`);

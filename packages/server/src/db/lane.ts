@@ -57,6 +57,8 @@ export interface LaneWatch {
   failed(lane: string, items: number): void;
 }
 
+/** So many leave before the turn is over: the database works on them while the process reads on. */
+const earlySize = 64;
 /** Long, since what was sent may still be committed, and is then to be asked about. */
 const answerMsMax = 15_000;
 /** How often those who wait for a connection are looked at. */
@@ -70,6 +72,8 @@ const serverTrouble = /^(08|57|53|58|25006)/;
 export class Lane<In, Out> {
   private queue: Waiter<In, Out>[] = [];
   private running = false;
+  /** Due at the end of this turn of the event loop. */
+  private starting: NodeJS.Immediate | null = null;
   private client: LaneClient | null = null;
   private closed = false;
   /** When the first item of the batch being written was queued. */
@@ -95,7 +99,10 @@ export class Lane<In, Out> {
       if (!this.running) {
         this.running = true;
         // What arrives in this turn of the event loop still joins.
-        setImmediate(() => void this.run());
+        this.starting = setImmediate(() => this.start());
+      } else if (this.starting && this.queue.length >= earlySize) {
+        clearImmediate(this.starting);
+        this.start();
       }
     });
   }
@@ -106,6 +113,11 @@ export class Lane<In, Out> {
     while (this.running) await new Promise((done) => setTimeout(done, 5));
     await this.client?.end().catch(() => {});
     this.client = null;
+  }
+
+  private start(): void {
+    this.starting = null;
+    void this.run();
   }
 
   private async run(): Promise<void> {

@@ -75,11 +75,8 @@ export class PayStory {
 
   async pay(agentId: bigint, request: PayRequest, way?: Way): Promise<PayAnswer> {
     if (this.working >= this.parts.inflightMax) throw new Overloaded('too many payments in progress', 1);
-    this.working += 1;
     const progress: Progress = { tell: null, writingSince: null };
-    const work = this.story(agentId, request, way, progress).finally(() => {
-      this.working -= 1;
-    });
+    const work = this.counted(agentId, request, way, progress);
     try {
       // An agent whose time is over has its answer; the work goes on and still counts.
       return await this.waits.forAnswer(work, progress, this.parts.payWaitMs, () => {
@@ -103,6 +100,20 @@ export class PayStory {
     while (this.working > 0 && performance.now() - startedAt < settleMs) {
       if (performance.now() - startedAt >= answerMs) this.waits.endAll();
       await new Promise((done) => setTimeout(done, 10));
+    }
+  }
+
+  private async counted(
+    agentId: bigint,
+    request: PayRequest,
+    way: Way | undefined,
+    progress: Progress,
+  ): Promise<PayAnswer> {
+    this.working += 1;
+    try {
+      return await this.story(agentId, request, way, progress);
+    } finally {
+      this.working -= 1;
     }
   }
 
@@ -184,10 +195,11 @@ export class PayStory {
     log.debug?.({ ...lineFacts(way, claimed), fresh: claimed.fresh }, 'claimed');
     if (!claimed.fresh) return this.repeat(reference, agent, request, claimed, fingerprint, null);
     if (stateFacts[claimed.state].holds) watch?.held(agent, payment.amountToMinor + payment.feeMinor);
-    if (claimed.state !== State.sending || !accepted) return answerOf({ ...claimed, shown });
+    const taken = { ...claimed, shown };
+    if (claimed.state !== State.sending || !accepted) return answerOf(taken);
 
-    progress.tell = () => answerOf({ ...claimed, shown });
-    return this.send(agent, request, accepted, { ...claimed, shown }, leaseEnds, way, progress);
+    progress.tell = () => answerOf(taken);
+    return this.send(agent, request, accepted, taken, leaseEnds, way, progress);
   }
 
   /** One call, then commit 2. Never rejects: what cannot be settled here is left to the lease. */

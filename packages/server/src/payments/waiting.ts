@@ -294,7 +294,7 @@ export async function purgeQuotes(db: Db, keepMs: number): Promise<number> {
   return result.rowCount ?? 0;
 }
 
-/** Has the tables ready that the story of payments is kept in, this month's and the next three. Answers how many it made. */
+/** Has the tables of payments' stories ready, this month's and the next three. Answers how many it made. */
 export async function makeEventMonths(db: Db): Promise<number> {
   const { rows } = await db.query<{ made: number }>('select make_event_months(3) as made');
   return rows[0]!.made;

@@ -93,7 +93,8 @@ const full = Array.from({ length: 50 }, (_, index): Way => (index % 5 === 4 ? 's
 experiment({
   number: 4,
   name: 'failover to a standby',
-  minutesMax: { short: 6, full: 60 },
+  timed: [servingRule],
+  minutesMax: { short: 8, full: 60 },
   run: (lab) => survive(lab, { ways: lab.size(0, 1) === 1 ? full : short }),
   controls: [
     {

@@ -110,6 +110,7 @@ async function survive(lab: Lab, times: number, build?: string): Promise<Outcome
 experiment({
   number: 10,
   name: 'the disk is full',
+  timed: [resumeRule],
   minutesMax: { short: 6, full: 40 },
   unless() {
     if (process.getuid!() !== 0) return 'mounting a small file system needs root';

@@ -287,6 +287,7 @@ async function withoutSessions({ owner }: Scene, ms: number): Promise<number> {
 experiment({
   number: 12,
   name: 'descriptors and connections run out',
+  timed: [inTime, again],
   minutesMax: { short: 4, full: 40 },
   unless: () => missingFile('/usr/bin/prlimit', 'util-linux'),
   async run(lab) {

@@ -34,6 +34,8 @@ export interface Experiment {
   readonly name: string;
   readonly run: (lab: Lab) => Promise<Outcome>;
   readonly controls: readonly Control[];
+  /** The rules that judge by seconds. */
+  readonly timed?: readonly string[];
   /** Longer than this is a failure. */
   readonly minutesMax: { readonly short: number; readonly full: number };
   /** Why it cannot run on this machine; null: it can. May install what it needs. */
@@ -94,20 +96,11 @@ export function experiment(facts: Experiment): void {
       'the rules hold',
       async (context) => {
         skipWhereMissing(context);
-        const lab = new Lab(`chaos ${number}`);
-        const keep = (outcome: Partial<Outcome>, error?: unknown) =>
-          record(`${String(number).padStart(2, '0')}-rules`, {
-            ...{ number, name, kind: 'rules', seconds: Math.round(lab.timeline.seconds) },
-            ...outcome,
-            ...(error === undefined ? {} : { error: String(error) }),
-            ...{ answers: lab.timeline.answers, faults: lab.timeline.faults },
-          });
-        const outcome = await facts.run(lab).catch((error: unknown) => {
-          keep({}, error);
-          throw error;
-        });
-        keep(outcome);
-        lab.say(JSON.stringify(outcome.figures));
+        let outcome = await hold(facts);
+        for (let run = 2; run <= runsMax && mayBeNoise(facts, outcome); run += 1) {
+          console.log(`chaos ${number}: run ${run}, since ${JSON.stringify(outcome.violations)}`);
+          outcome = await hold(facts);
+        }
         expect(outcome.violations.slice(0, 20)).toEqual([]);
       },
       timeoutMs,
@@ -132,6 +125,36 @@ export function experiment(facts: Experiment): void {
       );
     }
   });
+}
+
+/** Runs it once, and keeps what came of it. */
+async function hold({ number, name, run }: Experiment): Promise<Outcome> {
+  const lab = new Lab(`chaos ${number}`);
+  const keep = (outcome: Partial<Outcome>, error?: unknown) =>
+    record(`${String(number).padStart(2, '0')}-rules`, {
+      ...{ number, name, kind: 'rules', seconds: Math.round(lab.timeline.seconds) },
+      ...outcome,
+      ...(error === undefined ? {} : { error: String(error) }),
+      ...{ answers: lab.timeline.answers, faults: lab.timeline.faults },
+    });
+  const outcome = await run(lab).catch((error: unknown) => {
+    keep({}, error);
+    throw error;
+  });
+  keep(outcome);
+  lab.say(JSON.stringify(outcome.figures));
+  return outcome;
+}
+
+/**
+ * A machine that others use too is slow now and then, and a short run may miss its own fault; neither happens three
+ * times in a row. A full run is judged as it is, and so is every rule about money.
+ */
+const runsMax = full ? 1 : 3;
+const hitRule = 'the fault hits';
+
+function mayBeNoise({ timed = [] }: Experiment, { violations }: Outcome): boolean {
+  return violations.length > 0 && violations.every(({ rule }) => rule === hitRule || timed.includes(rule));
 }
 
 function record(file: string, result: object): void {
