@@ -45,6 +45,15 @@ describe('a lane', () => {
     await one.close();
   });
 
+  test('a large batch leaves at once, and what still arrives in this turn is the next', async () => {
+    const batches: bigint[][] = [];
+    const one = lane(batches);
+    await one.submit(1000n);
+    await Promise.all(Array.from({ length: 100 }, (_, n) => one.submit(BigInt(1001 + n))));
+    expect(batches.map((batch) => batch.length)).toEqual([1, 64, 36]);
+    await one.close();
+  });
+
   test('one item that the database refuses does not take the others with it', async () => {
     const one = lane();
     const items = [10n, 11n, 12n, 13n, 14n, 15n];
