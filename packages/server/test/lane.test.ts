@@ -49,6 +49,8 @@ describe('a lane', () => {
     const batches: bigint[][] = [];
     const one = lane(batches);
     await one.submit(1000n);
+    // The lane is idle and connected then.
+    await new Promise(setImmediate);
     await Promise.all(Array.from({ length: 100 }, (_, n) => one.submit(BigInt(1001 + n))));
     expect(batches.map((batch) => batch.length)).toEqual([1, 64, 36]);
     await one.close();
