@@ -57,21 +57,23 @@ let ending = false;
 
 const noId = '0'.repeat(idDigits);
 
-function requestOf(index) {
+function newRequest() {
   const body = bodyOf(serviceId, noId, date);
   const text =
-    `POST ${path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer ${tokens[index % tokens.length]}\r\n` +
+    `POST ${path} HTTP/1.1\r\nHost: 127.0.0.1\r\nAuthorization: Bearer ${tokens[0]}\r\n` +
     `Content-Type: application/json\r\nContent-Length: ${body.length}\r\n\r\n${body}`;
-  return { bytes: Buffer.from(text, 'latin1'), idAt: text.indexOf(noId) };
+  return { bytes: Buffer.from(text, 'latin1'), idAt: text.indexOf(noId), tokenAt: text.indexOf(tokens[0]) };
 }
 
 function drive(index) {
   return new Promise((resolve) => {
     const socket = connect({ port: ports[index % ports.length], host: '127.0.0.1', noDelay: true });
-    const { bytes, idAt } = requestOf(index);
+    const { bytes, idAt, tokenAt } = newRequest();
+    // When the request was to be sent: a server that stands still must not hide the waits it causes.
     let sentAt = 0;
     let part = null;
-    const agent = index % tokens.length;
+    // The agents take turns, and with them their tokens, which are equally long.
+    let agent = index % tokens.length;
     const paceMs = ratePerSecond ? (connections * 1000) / ratePerSecond : 0;
     let dueAt = performance.now() + Math.random() * paceMs;
     const send = () => {
@@ -79,8 +81,12 @@ function drive(index) {
         socket.end();
         return resolve();
       }
+      if (tokens.length > 1) {
+        agent = (agent + connections) % tokens.length;
+        bytes.latin1Write(tokens[agent], tokenAt);
+      }
       bytes.latin1Write(String(idToSend(agent)), idAt, idDigits);
-      sentAt = performance.now();
+      sentAt = paceMs === 0 ? performance.now() : dueAt;
       socket.write(bytes);
     };
     const sendInTime = () => {
@@ -105,10 +111,12 @@ function drive(index) {
       if (counting) note(answer, headEnd, performance.now() - sentAt);
       sendInTime();
     });
-    socket.on('error', () => {
-      failures += 1;
+    // What comes after it is counted.
+    socket.on('error', () => {});
+    socket.on('close', () => {
+      if (!ending) failures += 1;
+      resolve();
     });
-    socket.on('close', () => resolve());
   });
 }
 

@@ -141,22 +141,6 @@ create table tolem.payment_events (
   data json not null
 ) partition by RANGE (at);
 
-create table tolem.payment_events_2026 partition of tolem.payment_events FOR VALUES FROM (MINVALUE) TO ('2027-01-01 00:00:00+00') (
-  payment_id bigint not null,
-  shard smallint not null,
-  at timestamp with time zone default now() not null,
-  kind text not null,
-  data json not null
-);
-
-create table tolem.payment_events_rest partition of tolem.payment_events DEFAULT (
-  payment_id bigint not null,
-  shard smallint not null,
-  at timestamp with time zone default now() not null,
-  kind text not null,
-  data json not null
-);
-
 create table tolem.payments (
   id bigint not null,
   shard smallint not null,
@@ -350,11 +334,7 @@ CREATE INDEX contradictions_open ON tolem.contradictions USING btree (contradict
 
 CREATE UNIQUE INDEX movements_document ON tolem.movements USING btree (agent_id, document, shard) WHERE (document IS NOT NULL);
 
-CREATE INDEX payment_events_2026_payment ON tolem.payment_events_2026 USING btree (payment_id, shard);
-
 CREATE INDEX payment_events_payment ON ONLY tolem.payment_events USING btree (payment_id, shard);
-
-CREATE INDEX payment_events_rest_payment_id_shard_idx ON tolem.payment_events_rest USING btree (payment_id, shard);
 
 CREATE INDEX quotes_created ON tolem.quotes USING brin (created_at);
 
@@ -483,16 +463,18 @@ CREATE OR REPLACE FUNCTION tolem.make_event_months(p_ahead integer)
  LANGUAGE plpgsql
  SECURITY DEFINER
  SET search_path TO 'tolem', 'pg_temp'
+ SET lock_timeout TO '200ms'
 AS $function$
 declare
-  v_first timestamp := date_trunc('month', greatest(now() at time zone 'UTC', timestamp '2027-01-01'));
-  v_last timestamp := date_trunc('month', now() at time zone 'UTC') + make_interval(months => p_ahead);
+  v_first timestamp := date_trunc('month', now() at time zone 'UTC');
   v_month timestamp;
   v_name text;
   v_made integer := 0;
 begin
-  perform pg_advisory_xact_lock(7405662021);
-  for v_month in select generate_series(v_first, v_last, interval '1 month') loop
+  if not pg_try_advisory_xact_lock(7405662021) then
+    return 0;
+  end if;
+  for v_month in select generate_series(v_first, v_first + make_interval(months => least(p_ahead, 120)), interval '1 month') loop
     v_name := 'payment_events_' || to_char(v_month, 'YYYY_MM');
     continue when to_regclass('tolem.' || v_name) is not null;
     begin
@@ -500,9 +482,10 @@ begin
       execute format('alter table payment_events attach partition %I for values from (%L) to (%L)', v_name,
         v_month at time zone 'UTC', (v_month + interval '1 month') at time zone 'UTC');
       v_made := v_made + 1;
-    exception when check_violation then
-      -- Some of it lies with the rest already, and all of it will.
-      null;
+    exception
+      -- It is the first partition's, or some of it lies with the rest already, and then all of it will.
+      when invalid_object_definition or check_violation then null;
+      when lock_not_available then return v_made;
     end;
   end loop;
   return v_made;

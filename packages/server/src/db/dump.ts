@@ -1,7 +1,10 @@
 /** The schema as text, for `sql/schema.sql`: what the migrations add up to, to be read and compared. */
 import type pg from 'pg';
 
-/** Deterministic text of everything in schema tolem, the same on every supported version of PostgreSQL. */
+/**
+ * Deterministic text of everything in schema tolem, the same on every supported version of PostgreSQL. Partitions are
+ * not named: they come and go with the months.
+ */
 export async function dumpSchema(client: pg.ClientBase): Promise<string> {
   await client.query('begin read only');
   // With nothing on the path, PostgreSQL prints every name with its schema.
@@ -81,13 +84,13 @@ const tables = `
       ' with (' || (select pg_catalog.string_agg(option, ', ' order by option collate "C")
                       from pg_catalog.unnest(c.reloptions) as option) || ')') as text
     from pg_catalog.pg_class c
-   where c.relnamespace = ${ours} and c.relkind in ('r', 'p')
+   where c.relnamespace = ${ours} and c.relkind in ('r', 'p') and not c.relispartition
    order by c.relname collate "C"`;
 
 const indexes = `
   select pg_catalog.pg_get_indexdef(i.indexrelid) || ';' as text
     from pg_catalog.pg_index i join pg_catalog.pg_class c on c.oid = i.indexrelid
-   where c.relnamespace = ${ours}
+   where c.relnamespace = ${ours} and not c.relispartition
      and not exists (select from pg_catalog.pg_constraint k where k.conindid = i.indexrelid and k.contype in ('p', 'u', 'x'))
    order by c.relname collate "C"`;
 

@@ -36,8 +36,8 @@ export interface LaneOptions<In, Out> {
   readonly batchMax: number;
   /** How long an item may wait for a lost connection to come back. */
   readonly waitMsMax: number;
-  /** A server that has not answered a batch by then is taken for lost. */
-  readonly answerMsMax?: number;
+  /** How long who asks waits at most, for what may be asked for again; what was sent goes on. Absent: to the end. */
+  readonly patienceMs?: number;
   /** Writes the batch in one statement; answers in the batch's order. */
   readonly write: (client: LaneClient, batch: In[]) => Promise<Out[]>;
   /** Items with the same key never share a batch. */
@@ -59,9 +59,9 @@ export interface LaneWatch {
 
 /** So many leave before the turn is over: the database works on them while the process reads on. */
 const earlySize = 64;
-/** Long, since what was sent may still be committed, and is then to be asked about. */
-const answerMsMax = 15_000;
-/** How often those who wait for a connection are looked at. */
+/** A server that has not answered a batch by then is taken for lost: late, since a session that is left works on. */
+const queryMsMax = 15_000;
+/** How often those who wait are looked at. */
 const lookMs = 100;
 
 /** SQLSTATEs after which the same statement is tried again: nothing was written, another transaction was in the way. */
@@ -76,8 +76,8 @@ export class Lane<In, Out> {
   private starting: NodeJS.Immediate | null = null;
   private client: LaneClient | null = null;
   private closed = false;
-  /** When the first item of the batch being written was queued. */
-  private writingSince: number | null = null;
+  /** The batch being written. */
+  private writing: readonly Waiter<In, Out>[] = [];
   readonly sizes = { batches: 0, items: 0, largest: 0 };
 
   constructor(private readonly options: LaneOptions<In, Out>) {}
@@ -88,7 +88,7 @@ export class Lane<In, Out> {
 
   /** How long the oldest item has been here, its writing included; 0 when there is none. */
   get oldestMs(): number {
-    const since = this.writingSince ?? this.queue[0]?.queuedAt;
+    const since = (this.writing[0] ?? this.queue[0])?.queuedAt;
     return since === undefined ? 0 : performance.now() - since;
   }
 
@@ -121,15 +121,18 @@ export class Lane<In, Out> {
   }
 
   private async run(): Promise<void> {
+    const { patienceMs } = this.options;
+    const look =
+      patienceMs === undefined ? undefined : setInterval(() => this.refuseLate(patienceMs), lookMs);
     while (this.queue.length > 0) {
       const client = this.client ?? (await this.connect());
       // Whoever was too old for it has been refused meanwhile.
       if (!client || this.queue.length === 0) continue;
-      const batch = this.takeBatch();
-      this.writingSince = batch[0]!.queuedAt;
-      await this.writeOut(client, batch);
-      this.writingSince = null;
+      this.writing = this.takeBatch();
+      await this.writeOut(client, this.writing);
+      this.writing = [];
     }
+    clearInterval(look);
     this.running = false;
   }
 
@@ -150,7 +153,7 @@ export class Lane<In, Out> {
     return batch;
   }
 
-  private async writeOut(client: LaneClient, batch: Waiter<In, Out>[]): Promise<void> {
+  private async writeOut(client: LaneClient, batch: readonly Waiter<In, Out>[]): Promise<void> {
     const startedAt = performance.now();
     for (let attempt = 1; ; attempt += 1) {
       try {
@@ -203,11 +206,10 @@ export class Lane<In, Out> {
     const client = newClient({
       ...this.options.connection,
       application_name: `tolem lane ${this.options.name}`,
-      query_timeout: this.options.answerMsMax ?? answerMsMax,
+      query_timeout: queryMsMax,
     });
-    const lost = (error: unknown) => this.refuseOld(error);
-    const silence = new Error('the database does not answer');
-    const impatience = setInterval(lost, lookMs, silence);
+    const { waitMsMax } = this.options;
+    const look = setInterval(() => this.refuseOld(waitMsMax, silence), lookMs);
     try {
       // A connection lost while idle must not crash the process; the next batch connects anew.
       client.on('error', () => this.drop(client));
@@ -216,17 +218,17 @@ export class Lane<In, Out> {
       return client;
     } catch (error) {
       client.end().catch(() => {});
-      lost(error);
+      this.refuseOld(this.closed ? 0 : waitMsMax, error);
       await new Promise((done) => setTimeout(done, 100));
       return null;
     } finally {
-      clearInterval(impatience);
+      clearInterval(look);
     }
   }
 
-  /** Refuses whoever has waited too long for a connection. */
-  private refuseOld(error: unknown): void {
-    const tooOld = performance.now() - (this.closed ? 0 : this.options.waitMsMax);
+  /** Refuses whoever has waited for so long; nothing of theirs has been written. */
+  private refuseOld(ms: number, error: unknown): void {
+    const tooOld = performance.now() - ms;
     const kept: Waiter<In, Out>[] = [];
     for (const waiter of this.queue) {
       if (waiter.queuedAt <= tooOld) waiter.reject(new LaneBroken(this.options.name, error, false));
@@ -236,7 +238,17 @@ export class Lane<In, Out> {
       this.options.watch?.failed(this.options.name, this.queue.length - kept.length);
     this.queue = kept;
   }
+
+  /** And also those of the batch that is being written: it goes on, but they are not told of it any more. */
+  private refuseLate(ms: number): void {
+    this.refuseOld(ms, silence);
+    const tooOld = performance.now() - ms;
+    for (const { queuedAt, reject } of this.writing)
+      if (queuedAt <= tooOld) reject(new LaneBroken(this.options.name, silence, true));
+  }
 }
+
+const silence = new Error('the database does not answer');
 
 const control = /[\u0000-\u001f\ud800-\udfff]/;
 const needsQuotes = /[{}",\\\s]|^$|^null$/i;

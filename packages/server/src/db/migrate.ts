@@ -23,9 +23,9 @@ interface Migration extends Applied {
 /** Any number will do, as long as every build takes the same. */
 const lockId = 7_405_662_020;
 const othersWait = '10min';
-/** For a table that is in use; less than an agent waits for an answer. */
-const tableWait = '1s';
-const againMsMax = 500;
+/** For a table that is in use: long enough that an autovacuum is sent away, shorter than agents are patient. */
+const tableWait = '1500ms';
+const againMsMax = 2000;
 const attemptsMax = 100;
 
 /**

@@ -17,7 +17,7 @@ export interface Log {
 }
 
 export interface RunningLoops {
-  /** Makes every loop look at once. */
+  /** Makes the loops look at once, but for those that pause for long. */
   wake(): void;
   /** By loop: its pause, and how long ago a step of it last ended well. */
   turns(): { readonly loop: string; readonly everyMs: number; readonly sinceMs: number }[];
@@ -26,23 +26,29 @@ export interface RunningLoops {
 }
 
 const failurePauseMs = 1000;
+/** Loops that pause longer than that are not woken: they move nothing that anybody waits for. */
+const hurryMsMax = 5000;
 
 export function runLoops(loops: readonly Loop[], log: Log): RunningLoops {
   let stopped = false;
-  const sleepers = new Set<() => void>();
+  const sleepers = new Set<{ readonly ms: number; readonly end: () => void }>();
+  const wakeAll = () => {
+    for (const { end } of sleepers) end();
+  };
   const wake = () => {
-    for (const sleeper of sleepers) sleeper();
+    for (const { ms, end } of sleepers) if (ms <= hurryMsMax) end();
   };
 
   const sleep = (ms: number) =>
     new Promise<void>((resolve) => {
-      const done = () => {
+      const end = () => {
         clearTimeout(timer);
-        sleepers.delete(done);
+        sleepers.delete(sleeper);
         resolve();
       };
-      const timer = setTimeout(done, ms);
-      sleepers.add(done);
+      const timer = setTimeout(end, ms);
+      const sleeper = { ms, end };
+      sleepers.add(sleeper);
     });
 
   const turnedAt = new Map(loops.map((loop) => [loop.name, performance.now()]));
@@ -74,7 +80,7 @@ export function runLoops(loops: readonly Loop[], log: Log): RunningLoops {
       })),
     async stop() {
       stopped = true;
-      wake();
+      wakeAll();
       await Promise.all(running);
     },
   };

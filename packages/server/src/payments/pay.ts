@@ -81,7 +81,7 @@ export class PayStory {
       // An agent whose time is over has its answer; the work goes on and still counts.
       return await this.waits.forAnswer(work, progress, this.parts.payWaitMs, () => {
         if (progress.tell) return progress.tell();
-        if (progress.writingSince === null) return work;
+        if (!isSilent(progress, performance.now())) return work;
         throw new Overloaded('the database does not answer', 1);
       });
     } catch (error) {
@@ -143,7 +143,7 @@ export class PayStory {
       const found = await store.find(agentId, request.agentTransactionId);
       if (found.payment) {
         const invalid = decision.kind === 'invalid' ? decision.reason : null;
-        return this.repeat(reference, agent, request, found.payment, fingerprint, invalid);
+        return this.repeat(reference, agent, request, found.payment, fingerprint, invalid, progress);
       }
       if (decision.kind === 'invalid') return refusal(202, decision.reason, null);
       if (isBehind) throw new Overloaded(`provider ${decision.service.providerId} is behind`, 1);
@@ -193,7 +193,7 @@ export class PayStory {
     const claimed = await step(way?.span, 'accept', () => store.accept(payment), spanFacts);
     progress.writingSince = null;
     log.debug?.({ ...lineFacts(way, claimed), fresh: claimed.fresh }, 'claimed');
-    if (!claimed.fresh) return this.repeat(reference, agent, request, claimed, fingerprint, null);
+    if (!claimed.fresh) return this.repeat(reference, agent, request, claimed, fingerprint, null, progress);
     if (stateFacts[claimed.state].holds) watch?.held(agent, payment.amountToMinor + payment.feeMinor);
     const taken = { ...claimed, shown };
     if (claimed.state !== State.sending || !accepted) return answerOf(taken);
@@ -320,6 +320,7 @@ export class PayStory {
     payment: StoredPayment,
     fingerprint: string,
     invalid: string | null,
+    progress: Progress,
   ): Promise<PayAnswer> {
     const asked = { offer: payment.shown ?? {}, rateE10: payment.shown?.conversion?.rateE10 ?? null };
     if (payment.fingerprint !== fingerprint) {
@@ -330,7 +331,9 @@ export class PayStory {
     if (payment.state === State.awaitingTerms) {
       const again = decidePay(reference, agent, request, asked);
       if (again.kind === 'accept' && again.state !== State.awaitingTerms) {
+        progress.writingSince = performance.now();
         await this.parts.resumeTerms(payment, agent, again.state);
+        progress.writingSince = null;
         const { payment: now } = await this.parts
           .storeOf(agent.shard)
           .find(agent.agentId, request.agentTransactionId);
@@ -359,6 +362,10 @@ interface Progress {
 
 /** An agent does not wait longer for a database that does not answer; what it is to write goes on. */
 const writingMsMax = 1800;
+
+function isSilent({ writingSince }: Progress, now: number): boolean {
+  return writingSince !== null && now - writingSince >= writingMsMax;
+}
 
 /** A payment would be claimed later than that: better say so at once. */
 const claimMsMax = 1000;
@@ -485,8 +492,10 @@ class Waits {
   private sweep(now: number): void {
     for (const [slot, wait] of this.slots.entries()) {
       if (wait === null) continue;
-      const { writingSince } = wait.progress;
-      if (wait.until > now && (writingSince === null || now - writingSince < writingMsMax)) continue;
+      const { tell, writingSince } = wait.progress;
+      // While the database writes there may be nothing to tell yet, and soon will be.
+      const isOver = wait.until <= now && (tell !== null || writingSince === null);
+      if (!isOver && !isSilent(wait.progress, now)) continue;
       this.release(slot);
       wait.end();
     }

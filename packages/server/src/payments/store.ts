@@ -130,8 +130,8 @@ function contradicts(to: Settlement['to'], state: State): boolean {
   return to === State.succeeded && !agrees.includes(state);
 }
 
-/** For what may be asked for again without more: an agent is not held by a database that does not answer. */
-const answerMsMax = 1800;
+/** For what is only asked: an agent is not held by a database that does not answer. */
+const patienceMs = 1800;
 
 /** How long an outcome is offered to a database that is away. */
 const settleMsMax = 60_000;
@@ -177,20 +177,20 @@ export class PaymentStore {
     });
     this.finds = new Lane({
       ...common,
-      answerMsMax,
+      patienceMs,
       name: 'find',
       write: (client, batch) => this.readFound(client, batch),
     });
     this.quotes = new Lane<NewQuote, Quoted>({
       ...common,
-      answerMsMax,
+      patienceMs,
       name: 'quote',
       keyOf,
       write: (client, batch) => this.writeQuotes(client, batch),
     });
     this.balances = new Lane({
       ...common,
-      answerMsMax,
+      patienceMs,
       name: 'balance',
       write: (client, batch) => this.readBalances(client, batch),
     });

@@ -111,7 +111,6 @@ async function survive(lab: Lab, kills: number, build?: string): Promise<Outcome
 experiment({
   number: 2,
   name: 'the database is killed',
-  timed: [servingRule],
   minutesMax: { short: 8, full: 60 },
   run: (lab) => survive(lab, lab.size(20, 200)),
   controls: [

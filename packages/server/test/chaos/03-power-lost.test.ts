@@ -97,7 +97,6 @@ async function survive(lab: Lab, cuts: number, synchronousCommit?: 'off'): Promi
 experiment({
   number: 3,
   name: 'power is lost',
-  timed: [servingRule],
   minutesMax: { short: 5, full: 30 },
   run: (lab) => survive(lab, lab.size(3, 50)),
   controls: [

@@ -16,6 +16,7 @@ type Way = 'killed' | 'silent' | 'cancelled waits';
 
 const servingRule = 'serves again within 10 s of the promotion, 30 s when the primary fell silent';
 const servingMsMax = { killed: 10_000, silent: 30_000, 'cancelled waits': 10_000 };
+const timed = [servingRule];
 const awayMs = 2000;
 
 interface Plan {
@@ -65,7 +66,7 @@ async function survive(lab: Lab, { ways, build, synchronousCommit }: Plan): Prom
       await pair.promote();
       const serving = await servedWithin(crowd, servingMsMax[way]);
       if (serving === null) violate(servingRule, way, centre.said().slice(-1000));
-      else if ((await recoveredWithin(owner, () => true)) !== null)
+      if ((await recoveredWithin(owner, () => true)) !== null)
         violations.push(...(await notKept(owner, toldOf(crowd.payments))));
       longest.set(way, Math.max(longest.get(way) ?? 0, Math.round(serving ?? 0)));
       if (violations.length > 0) break;
@@ -80,7 +81,7 @@ async function survive(lab: Lab, { ways, build, synchronousCommit }: Plan): Prom
       payments: crowd.finished,
       answers: countsText(crowd.statuses),
     };
-    await seeThrough(scene, centre, crowd, violations, 60_000);
+    await seeThrough(scene, centre, crowd, violations, 60_000, timed);
     return { violations, figures };
   } finally {
     await scene.close();
@@ -93,7 +94,7 @@ const full = Array.from({ length: 50 }, (_, index): Way => (index % 5 === 4 ? 's
 experiment({
   number: 4,
   name: 'failover to a standby',
-  timed: [servingRule],
+  timed,
   minutesMax: { short: 8, full: 60 },
   run: (lab) => survive(lab, { ways: lab.size(0, 1) === 1 ? full : short }),
   controls: [

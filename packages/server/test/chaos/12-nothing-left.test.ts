@@ -287,7 +287,6 @@ async function withoutSessions({ owner }: Scene, ms: number): Promise<number> {
 experiment({
   number: 12,
   name: 'descriptors and connections run out',
-  timed: [inTime, again],
   minutesMax: { short: 4, full: 40 },
   unless: () => missingFile('/usr/bin/prlimit', 'util-linux'),
   async run(lab) {
@@ -328,8 +327,8 @@ experiment({
           build: brokenBuild([
             {
               file: 'db/lane.js',
-              from: 'const tooOld = performance.now() - (this.closed ? 0 : this.options.waitMsMax);',
-              to: 'throw error;\nconst tooOld = 0;',
+              from: 'this.refuseOld(this.closed ? 0 : waitMsMax, error);',
+              to: 'throw error;',
             },
           ]),
         }),
@@ -343,8 +342,13 @@ experiment({
           build: brokenBuild([
             {
               file: 'db/lane.js',
-              from: 'const tooOld = performance.now() - (this.closed ? 0 : this.options.waitMsMax);',
-              to: 'const tooOld = Number.NEGATIVE_INFINITY;',
+              from: 'refuseOld(ms, error) {',
+              to: 'refuseOld(ms, error) {\nms = Number.POSITIVE_INFINITY;',
+            },
+            {
+              file: 'payments/pay.js',
+              from: 'return writingSince !== null && now - writingSince >= writingMsMax;',
+              to: 'return false;',
             },
           ]),
         }),

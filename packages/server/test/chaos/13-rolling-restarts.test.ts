@@ -288,7 +288,6 @@ const exitAtOnce = () =>
 experiment({
   number: 13,
   name: 'rolling restarts and a migration behind nginx',
-  timed: [drained],
   minutesMax: { short: 4, full: 40 },
   unless: () => missingFile(program, 'nginx-light'),
   async run(lab) {
