@@ -114,9 +114,15 @@ export function experiment(facts: Experiment): void {
         async (context) => {
           skipWhereMissing(context);
           const lab = new Lab(`control of chaos ${number}`);
-          const { violations, figures } = await control.run(lab);
-          const rules = [...new Set(violations.map(({ rule }) => rule))];
-          lab.say(`${JSON.stringify(figures)}; broken: ${rules.join('; ') || 'nothing'}`);
+          let rules: string[] = [];
+          let figures: Outcome['figures'] = {};
+          // What is broken may need a moment that a run does not have; a rule that sees nothing sees nothing twice.
+          for (let run = 1; run <= 2 && !rules.includes(control.rule); run += 1) {
+            const outcome = await control.run(lab);
+            figures = outcome.figures;
+            rules = [...new Set(outcome.violations.map(({ rule }) => rule))];
+            lab.say(`${JSON.stringify(figures)}; broken: ${rules.join('; ') || 'nothing'}`);
+          }
           record(`${String(number).padStart(2, '0')}-control-${index + 1}`, {
             ...{ number, name: control.broken, kind: 'control', seconds: Math.round(lab.timeline.seconds) },
             ...{ figures, expected: control.rule, rules },
