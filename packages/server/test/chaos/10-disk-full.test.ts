@@ -123,7 +123,7 @@ experiment({
     {
       broken: 'a build that tells the outcome when the batch with it failed',
       rule: keptRule,
-      run: (lab) => survive(lab, 1, brokenBuild([tellUncommitted])),
+      run: (lab) => survive(lab, 4, brokenBuild([tellUncommitted])),
     },
   ],
 });
