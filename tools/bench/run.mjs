@@ -1,7 +1,7 @@
 /**
  * Measures the centre on this machine: `npm run bench [-- --seconds 10 --connections 1,64,256,1000]`.
  * `--only 'instant'` measures the rows whose name matches, `--skip-pgbench` leaves the comparison out, `--stored 20000000`
- * begins with so many payments in the database, `--soak 60` ends with so many minutes at half of the highest rate.
+ * begins with so many payments in the database, `--soak 60` ends with so many minutes at half the rate of pay.
  *
  * Starts an embedded PostgreSQL with fsync and synchronous_commit on, two sandbox providers over real HTTP (one answers
  * at once, one after 50 ms), the centre as a process, and the load as another. The instant provider is one inside the

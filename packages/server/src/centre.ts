@@ -7,7 +7,7 @@ import type { CallbackAnswer, UseCases } from './core/answers.js';
 import { Overloaded } from './core/answers.js';
 import type { Reference } from './core/catalogue.js';
 import type { Spans } from './core/way.js';
-import { LaneBroken, type LaneWatch } from './db/lane.js';
+import { LaneBroken, type LaneWatch, patienceMs } from './db/lane.js';
 import { type Log, type Loop, listen, type RunningLoops, runLoops } from './jobs/loops.js';
 import { takeCallback } from './payments/callback.js';
 import { check } from './payments/check.js';
@@ -219,14 +219,11 @@ export function startCentre(parts: CentreParts): Centre {
   };
 }
 
-/** As long as a lane that only reads waits. */
-const lookUpMsMax = 1800;
-
 /** Work that is late fails unheard: its agent was told to come again. */
 function inTime<T>(work: Promise<T>): Promise<T> {
   return new Promise((resolve, reject) => {
     const late = () => reject(new Overloaded('the database does not answer', 1));
-    const timer = setTimeout(late, lookUpMsMax);
+    const timer = setTimeout(late, patienceMs);
     work.then(resolve, reject).finally(() => clearTimeout(timer));
   });
 }

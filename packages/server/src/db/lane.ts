@@ -57,6 +57,9 @@ export interface LaneWatch {
   failed(lane: string, items: number): void;
 }
 
+/** No agent is held longer by a database that does not answer; what that was asked to write goes on. */
+export const patienceMs = 1800;
+
 /** So many leave before the turn is over: the database works on them while the process reads on. */
 const earlySize = 64;
 /** A server that has not answered a batch by then is taken for lost: late, since a session that is left works on. */

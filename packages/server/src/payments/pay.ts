@@ -18,7 +18,7 @@ import {
 import { cutTo, type PayRequest } from '../core/requests.js';
 import { State, stateFacts, stateName } from '../core/states.js';
 import { type Facts, step, type Way } from '../core/way.js';
-import { LaneBroken } from '../db/lane.js';
+import { LaneBroken, patienceMs } from '../db/lane.js';
 import type { Sender } from '../providers/contract.js';
 import { FinalPayments } from './finals.js';
 import { detailsOf, externalIdOf, fingerprintOf, shownOf } from './order.js';
@@ -360,11 +360,8 @@ interface Progress {
   writingSince: number | null;
 }
 
-/** An agent does not wait longer for a database that does not answer; what it is to write goes on. */
-const writingMsMax = 1800;
-
 function isSilent({ writingSince }: Progress, now: number): boolean {
-  return writingSince !== null && now - writingSince >= writingMsMax;
+  return writingSince !== null && now - writingSince >= patienceMs;
 }
 
 /** A payment would be claimed later than that: better say so at once. */

@@ -5,7 +5,15 @@ import type pg from 'pg';
 import type { Shown } from '../core/answers.js';
 import type { Offer } from '../core/requests.js';
 import { State, sourcesMask, stateFacts, states, statesMask } from '../core/states.js';
-import { Lane, LaneBroken, type LaneClient, type LaneWatch, plainArray, textArray } from '../db/lane.js';
+import {
+  Lane,
+  LaneBroken,
+  type LaneClient,
+  type LaneWatch,
+  patienceMs,
+  plainArray,
+  textArray,
+} from '../db/lane.js';
 import { readOffer, readShown, writeOffer, writeShown } from './stored.js';
 
 /** A payment to be claimed, as decided. Amounts in minor units of `currency`. */
@@ -129,9 +137,6 @@ function contradicts(to: Settlement['to'], state: State): boolean {
   const agrees: readonly State[] = [...open, State.succeeded, State.reversed];
   return to === State.succeeded && !agrees.includes(state);
 }
-
-/** For what is only asked: an agent is not held by a database that does not answer. */
-const patienceMs = 1800;
 
 /** How long an outcome is offered to a database that is away. */
 const settleMsMax = 60_000;

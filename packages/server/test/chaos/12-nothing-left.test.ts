@@ -347,7 +347,7 @@ experiment({
             },
             {
               file: 'payments/pay.js',
-              from: 'return writingSince !== null && now - writingSince >= writingMsMax;',
+              from: 'return writingSince !== null && now - writingSince >= patienceMs;',
               to: 'return false;',
             },
           ]),
