@@ -14,10 +14,12 @@ const keys = {
 
 /** Every agentTransactionId is this and a number below 2^36 more. */
 const idBase = 10n ** 17n;
+const multiplier = 27_182_818_285n;
+const modulus = 2n ** 36n;
 
 /** Of the payment with the number n. The multiplier is odd: different n below 2^36 have different ids, in no order. */
 export function storedId(n) {
-  return idBase + ((n * 27_182_818_285n) % 2n ** 36n);
+  return idBase + ((n * multiplier) % modulus);
 }
 
 /** The agent of the payment with the number n, of so many: an index. */
@@ -64,7 +66,7 @@ export async function fill(client, agents, count, fingerprint, step) {
 const written = `
   with made as (
     select n, n * 64 as id, ($3::bigint[])[1 + n % cardinality($3::bigint[])] as agent_id,
-      100000000000000000 + n * 27182818285 % 68719476736 as agent_transaction_id, now() - ($5 - n) * interval '4 s' as at
+      ${idBase} + n * ${multiplier} % ${modulus} as agent_transaction_id, now() - ($5 - n) * interval '4 s' as at
     from generate_series($1::bigint, $2::bigint) as n
   ), paid as (
     insert into payments (id, shard, agent_id, agent_transaction_id, state, code, service_id, provider_id, account,
