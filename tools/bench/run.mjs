@@ -4,10 +4,10 @@
  * begins with so many payments in the database, `--soak 60` ends with so many minutes at half the rate of pay.
  *
  * Starts an embedded PostgreSQL with fsync and synchronous_commit on, two sandbox providers over real HTTP (one answers
- * at once, one after 50 ms), the centre as a process, and the load as another. The instant provider is one inside the
- * centre's process (serve.mjs), so that what is measured is the centre. Where pgbench is installed, TPC-B runs on the
- * same server before and after, and every figure is given as a ratio to it as well: to the one of scale 1, pgbench's
- * own, in which one row is hot as an agent's balance is, and to the one of scale 50.
+ * at once, one after 50 ms), the centre as a process, and the load as another. The instant provider, and one more of
+ * 50 ms, are inside the centre's process (serve.mjs), so that what is measured is the centre. Where pgbench is
+ * installed, TPC-B runs on the same server before and after, and every figure is given as a ratio to it as well: to the
+ * one of scale 1, pgbench's own, in which one row is hot as an agent's balance is, and to the one of scale 50.
  */
 import { execFile, spawn } from 'node:child_process';
 import {
@@ -112,6 +112,7 @@ async function bench() {
   await loadDemo(client, { sandboxUrl: sandboxes[0].url });
   const providers = [
     { id: 'bench-instant', service: 'BI', settings: { baseUrl: sandboxes[0].url } },
+    { id: 'bench-late', service: 'BL', settings: { baseUrl: sandboxes[0].url } },
     ...sandboxes.map(({ delay, url }) => ({
       id: `bench-${delay}`,
       service: `B${delay}`,
@@ -221,6 +222,7 @@ async function bench() {
   await load({ path: '/api/v20/pay', serviceId: 'BI', connections: 256, seconds: 6 });
   const pays = [
     ['pay, instant provider', 'BI'],
+    ['pay, provider of 50 ms', 'BL'],
     ...delays.map((delay) => [`pay, provider over HTTP, ${delay} ms`, `B${delay}`]),
   ];
   for (const [name, serviceId] of pays) {

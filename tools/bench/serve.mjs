@@ -1,11 +1,22 @@
 /**
- * The centre with one provider that is measured along with nothing: `bench-instant` answers inside the process, at
- * once. Every rule, row and commit of a payment is there; only the call over the network is not.
+ * The centre with providers that are measured along with nothing, since they answer inside the process: `bench-instant`
+ * at once, `bench-late` after 50 ms. Every rule, row and commit of a payment is there; only the call over the network is
+ * not.
  */
 import { main } from '../../packages/server/dist/main.js';
 
 const offers = { deduplicates: false, status: true, notFoundTrustedAfterMs: null };
 const executed = { kind: 'executed', reference: 'instant' };
+
+const delays = new Map([
+  ['bench-instant', 0],
+  ['bench-late', 50],
+]);
+
+async function delayed(providerId) {
+  const ms = delays.get(providerId);
+  if (ms > 0) await new Promise((done) => setTimeout(done, ms));
+}
 
 function answer(call, outcome) {
   const startedAt = new Date().toISOString();
@@ -19,13 +30,19 @@ await main({
   demo: false,
   wrapSender: (sender) => ({
     ...sender,
-    check: async (providerId, inquiry) =>
-      providerId === 'bench-instant' ? answer('check', { kind: 'ok' }) : sender.check(providerId, inquiry),
-    pay: async (providerId, order, sendBefore) =>
-      providerId === 'bench-instant' ? answer('pay', executed) : sender.pay(providerId, order, sendBefore),
+    check: async (providerId, inquiry) => {
+      if (!delays.has(providerId)) return sender.check(providerId, inquiry);
+      await delayed(providerId);
+      return answer('check', { kind: 'ok' });
+    },
+    pay: async (providerId, order, sendBefore) => {
+      if (!delays.has(providerId)) return sender.pay(providerId, order, sendBefore);
+      await delayed(providerId);
+      return answer('pay', executed);
+    },
     status: async (providerId, order) =>
-      providerId === 'bench-instant' ? answer('status', executed) : sender.status(providerId, order),
-    offers: (providerId) => (providerId === 'bench-instant' ? offers : sender.offers(providerId)),
-    callMsMax: (providerId) => (providerId === 'bench-instant' ? 0 : sender.callMsMax(providerId)),
+      delays.has(providerId) ? answer('status', executed) : sender.status(providerId, order),
+    offers: (providerId) => (delays.has(providerId) ? offers : sender.offers(providerId)),
+    callMsMax: (providerId) => (delays.has(providerId) ? 0 : sender.callMsMax(providerId)),
   }),
 });

@@ -2,7 +2,7 @@ import { afterAll, beforeAll, describe, expect, test } from 'vitest';
 import { correct, topUp } from '../src/agents/funds.js';
 import { setPaused } from '../src/catalogue/providers.js';
 import { setServiceAllowed, setServiceState } from '../src/catalogue/services.js';
-import { Overloaded, type Shown } from '../src/core/answers.js';
+import { Overloaded } from '../src/core/answers.js';
 import { State } from '../src/core/states.js';
 import { FinalPayments } from '../src/payments/finals.js';
 import {
@@ -14,6 +14,7 @@ import {
   settleByEvidence,
 } from '../src/payments/operator.js';
 import { unseal } from '../src/payments/seal.js';
+import type { StoredPayment } from '../src/payments/store.js';
 import { demoAgent, openCentre, payRequest } from './support/centre.js';
 
 type Opened = Awaited<ReturnType<typeof openCentre>>;
@@ -152,36 +153,55 @@ describe('the same id again', () => {
     expect(await centre.executed(request.agentTransactionId)).toBe(1);
   });
 
-  test('what is asked again and again is said without the database, to the same body only', async () => {
+  test('what has become final here is said again without the database, to the same body only', async () => {
     const request = payRequest();
     const written = () => JSON.stringify(Object.values(centre.centre.batches()));
-    expect((await centre.pay(request)).shown).toBeNull();
-    const first = written();
     const answer = await centre.pay(request);
-    const second = written();
-    expect(second).not.toBe(first);
+    expect(answer).toMatchObject({ code: 0, shown: null });
+    const first = written();
     expect(await centre.pay(request)).toEqual(answer);
-    expect(written()).toBe(second);
+    expect(written()).toBe(first);
     expect((await centre.pay({ ...request, account: '7770017718' })).code).toBe(215);
-    expect(written()).not.toBe(second);
-    expect(await centre.pay(request)).toEqual(answer);
+    expect(written()).not.toBe(first);
+    const { rows } = await centre.pool.query(
+      'select accepted_at as "acceptedAt", final_at as "finalAt" from payments where id = $1',
+      [answer.transactionId],
+    );
+    expect(answer).toMatchObject(rows[0]);
   });
 
-  test('of final payments the latest are kept, and nothing that is not final or large', () => {
-    const finals = new FinalPayments(100);
-    const at = (finalAt: Date | null, shown: Shown | null = null) => ({
-      ...{ transactionId: 64n, state: State.succeeded, code: 0, fingerprint: '', reason: null },
-      ...{ acceptedAt: new Date(0), finalAt, shown },
+  test('of final payments the latest are kept, and nothing that is not final or has more than numbers', () => {
+    const finals = new FinalPayments(8);
+    const words = '01234567-89ab-cdef-0123-456789abcdef';
+    const at = (n: number, changes: Partial<StoredPayment> = {}): StoredPayment => ({
+      ...{ transactionId: 64n * BigInt(n), state: State.failed, code: 404, fingerprint: words, reason: null },
+      ...{ acceptedAt: new Date(n), finalAt: new Date(n + 1), shown: null, ...changes },
     });
-    for (let i = 1; i <= 1000; i += 1) finals.keep(`4-${i}`, at(new Date(0)));
-    const kept = Array.from({ length: 1000 }, (_, index) => finals.get(`4-${index + 1}`)).filter(Boolean);
-    expect(kept.length).toBeGreaterThanOrEqual(100);
-    expect(kept.length).toBeLessThanOrEqual(200);
-    expect(finals.get('4-1000')).toBeDefined();
-    expect(finals.get('4-1')).toBeUndefined();
-    finals.keep('5-1', at(null));
-    finals.keep('5-2', at(new Date(0), { displays: { pin: '1' } }));
-    expect([finals.get('5-1'), finals.get('5-2')]).toEqual([undefined, undefined]);
+    for (let n = 1; n <= 1000; n += 1) finals.keep(4n, BigInt(n), at(n));
+    const found = Array.from({ length: 1000 }, (_, index) => finals.get(4n, BigInt(index + 1), words));
+    const kept = found.flatMap((answer, index) => (answer ? [index + 1] : []));
+    expect(kept.length).toBeGreaterThan(150);
+    expect(kept.length).toBeLessThanOrEqual(256);
+    expect(Math.min(...kept.slice(-100))).toBeGreaterThan(850);
+    for (const n of kept) {
+      const { code, reason, transactionId, shown, acceptedAt, finalAt } = at(n);
+      expect(found[n - 1]).toEqual({ code, reason, transactionId, shown, acceptedAt, finalAt });
+    }
+    expect(finals.get(5n, 1000n, words)).toBeNull();
+    expect(finals.get(4n, 1000n + 2n ** 62n, words)).toBeNull();
+    // Each of the fingerprint's digits counts.
+    for (let digit = 0; digit < words.length; digit += 1) {
+      if (words[digit] === '-') continue;
+      const other = `${words.slice(0, digit)}${words[digit] === '0' ? '1' : '0'}${words.slice(digit + 1)}`;
+      expect(finals.get(4n, 1000n, other), other).toBeNull();
+    }
+    const id = 2n ** 62n + 7n;
+    for (const changes of [{ finalAt: null }, { shown: { displays: { pin: '1' } } }, { reason: 'why' }]) {
+      finals.keep(4n, id, at(1, changes));
+      expect(finals.get(4n, id, words)).toBeNull();
+    }
+    finals.keep(4n, id, at(1));
+    expect(finals.get(4n, id, words)?.transactionId).toBe(64n);
   });
 
   test('a body that would be 202 on its own is 202, and the payment goes on', async () => {

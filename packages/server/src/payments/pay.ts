@@ -69,7 +69,7 @@ export class PayStory {
   /** Payments being worked on by this process, answered to the agent or not. */
   private working = 0;
   private readonly waits = new Waits();
-  private readonly finals = new FinalPayments(finalsKept);
+  private readonly finals = new FinalPayments(finalsBits);
 
   constructor(private readonly parts: PayParts) {}
 
@@ -129,8 +129,8 @@ export class PayStory {
     if (!agent) throw new Error(`agent ${agentId} is not in the reference data`);
     const store = this.parts.storeOf(agent.shard);
     const fingerprint = fingerprintOf(paymentWords(request));
-    const final = this.finals.get(externalIdOf(agentId, request.agentTransactionId));
-    if (final?.fingerprint === fingerprint) return answerOf(final);
+    const final = this.finals.get(agentId, request.agentTransactionId, fingerprint);
+    if (final) return final;
     if (store.acceptMs > claimMsMax) throw new Overloaded('the database is behind', 1);
 
     let decision = decidePay(reference, agent, request, notAsked);
@@ -196,7 +196,7 @@ export class PayStory {
     if (!claimed.fresh) return this.repeat(reference, agent, request, claimed, fingerprint, null, progress);
     if (stateFacts[claimed.state].holds) watch?.held(agent, payment.amountToMinor + payment.feeMinor);
     const taken = { ...claimed, shown };
-    if (claimed.state !== State.sending || !accepted) return answerOf(taken);
+    if (claimed.state !== State.sending || !accepted) return this.answer(agentId, request, taken);
 
     progress.tell = () => answerOf(taken);
     return this.send(agent, request, accepted, taken, leaseEnds, way, progress);
@@ -250,7 +250,7 @@ export class PayStory {
       log.debug?.({ ...lineFacts(way, settled), moved: settled.moved }, 'settled');
       if (settled.moved && settled.state === State.failed)
         watch?.returned(agent, request.amountToMinor + accepted.feeMinor);
-      return answerOf(settled);
+      return this.answer(agent.agentId, request, settled);
     };
     return work().catch((error: unknown) => {
       log.error(
@@ -340,7 +340,11 @@ export class PayStory {
         return answerOf(now ?? payment);
       }
     }
-    this.finals.keep(externalIdOf(agent.agentId, request.agentTransactionId), payment);
+    return this.answer(agent.agentId, request, payment);
+  }
+
+  private answer(agentId: bigint, request: PayRequest, payment: StoredPayment): PayAnswer {
+    this.finals.keep(agentId, request.agentTransactionId, payment);
     return answerOf(payment);
   }
 
@@ -350,8 +354,8 @@ export class PayStory {
   }
 }
 
-/** A few hundred bytes each. */
-const finalsKept = 10_000;
+/** The latest 262 144, 15 MiB when all slots are taken. */
+const finalsBits = 18;
 
 interface Progress {
   /** What an agent is told when its time is over; null while nobody but the database is waited for. */
