@@ -69,6 +69,7 @@ export class PayStory {
   /** Payments being worked on by this process, answered to the agent or not. */
   private working = 0;
   private readonly waits = new Waits();
+  private readonly turns = new Turns();
   private readonly finals = new FinalPayments(finalsBits);
 
   constructor(private readonly parts: PayParts) {}
@@ -130,7 +131,10 @@ export class PayStory {
     const store = this.parts.storeOf(agent.shard);
     const fingerprint = fingerprintOf(paymentWords(request));
     const final = this.finals.get(agentId, request.agentTransactionId, fingerprint);
-    if (final) return final;
+    if (final) {
+      await this.turns.end();
+      return final;
+    }
     if (store.acceptMs > claimMsMax) throw new Overloaded('the database is behind', 1);
 
     let decision = decidePay(reference, agent, request, notAsked);
@@ -433,6 +437,24 @@ function answerOf(payment: StoredPayment): PayAnswer {
 
 function refusal(code: number, why: string | null, transactionId: bigint | null): PayAnswer {
   return { code, reason: why, transactionId, shown: null, acceptedAt: null, finalAt: null };
+}
+
+/**
+ * What is answered from memory leaves together at the end of the turn of the event loop, as what a batch has written
+ * does: one answer between two requests wakes its reader each time, which costs as much as the rest of a repeat.
+ */
+class Turns {
+  private ends: Promise<void> | null = null;
+
+  end(): Promise<void> {
+    this.ends ??= new Promise((resolve) => {
+      setImmediate(() => {
+        this.ends = null;
+        resolve();
+      });
+    });
+    return this.ends;
+  }
 }
 
 const sweepMs = 25;
