@@ -236,7 +236,11 @@ async function bench() {
     await measure('pay, instant provider, again', pay);
     if (repeatFrom !== String(firstId)) await measure('repeat of a final payment', { ...pay, repeatFrom });
     await measure(`pay, instant provider, ${tokens.length} agents`, { ...pay, tokens });
-    if (stored) await measure('repeat of a stored payment', { ...pay, tokens, stored });
+    if (stored) {
+      await measure('repeat of a stored payment', { ...pay, tokens, stored });
+      // What an agent waits for it where the machine is not full.
+      await measure('repeat of a stored payment, 1000/s', { ...pay, tokens, stored, ratePerSecond: 1000 });
+    }
     await measure('balance', { ...pay, path: '/api/v20/balance' });
     if (!wanted.test(twoProcesses)) continue;
     const second = await startCentre(databaseUrl(postgres.connection));
