@@ -50,7 +50,8 @@ async function survive(lab: Lab, times: number, build?: string): Promise<Outcome
   const scene = await openScene({
     agents: 100,
     fundsMinor: 10_000_000_00n,
-    sandbox: { delayMs: 20 },
+    // So long that many payments are with the provider when the disk is full, whose outcomes have no room.
+    sandbox: { delayMs: 200 },
     embedded: true,
     prepare: mountSmallDisk,
   });
