@@ -187,8 +187,9 @@ experiment({
             },
             {
               file: 'payments/pay.js',
-              from: 'return answerOf(settled);',
-              to: 'void sender.pay(providerId, order, sendBefore); return answerOf(settled);',
+              from: 'return this.answer(agent.agentId, request, settled);',
+              to: `void sender.pay(providerId, order, sendBefore);
+                   return this.answer(agent.agentId, request, settled);`,
             },
           ]),
         }),

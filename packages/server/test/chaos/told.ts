@@ -14,7 +14,11 @@ export const keptRule = 'what was acknowledged is kept';
 export const tellUncommitted: Change = {
   file: 'payments/store.js',
   from: '.catch((error) => this.settleAgain(settlement, error, until));',
-  to: '.catch(() => ({ ...settlement, state: settlement.to, acceptedAt: new Date(), finalAt: new Date() }));',
+  to: `.catch(() => ({
+         ...settlement,
+         ...{ state: settlement.to, acceptedAt: new Date(), finalAt: new Date() },
+         fingerprint: '00000000-0000-0000-0000-000000000000',
+       }));`,
 };
 
 export interface Told {
