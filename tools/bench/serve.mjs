@@ -13,16 +13,13 @@ const delays = new Map([
   ['bench-late', 50],
 ]);
 
-async function delayed(providerId) {
-  const ms = delays.get(providerId);
-  if (ms > 0) await new Promise((done) => setTimeout(done, ms));
-}
-
-function answer(call, outcome) {
+async function answer(providerId, call, outcome) {
   const startedAt = new Date().toISOString();
+  const durationMs = delays.get(providerId);
+  if (durationMs > 0) await new Promise((done) => setTimeout(done, durationMs));
   return {
     outcome,
-    record: { call, startedAt, durationMs: 0, httpStatus: 200, outcome: outcome.kind, detail: null },
+    record: { call, startedAt, durationMs, httpStatus: 200, outcome: outcome.kind, detail: null },
   };
 }
 
@@ -30,19 +27,17 @@ await main({
   demo: false,
   wrapSender: (sender) => ({
     ...sender,
-    check: async (providerId, inquiry) => {
-      if (!delays.has(providerId)) return sender.check(providerId, inquiry);
-      await delayed(providerId);
-      return answer('check', { kind: 'ok' });
-    },
-    pay: async (providerId, order, sendBefore) => {
-      if (!delays.has(providerId)) return sender.pay(providerId, order, sendBefore);
-      await delayed(providerId);
-      return answer('pay', executed);
-    },
-    status: async (providerId, order) =>
-      delays.has(providerId) ? answer('status', executed) : sender.status(providerId, order),
+    check: (providerId, inquiry) =>
+      delays.has(providerId)
+        ? answer(providerId, 'check', { kind: 'ok' })
+        : sender.check(providerId, inquiry),
+    pay: (providerId, order, sendBefore) =>
+      delays.has(providerId)
+        ? answer(providerId, 'pay', executed)
+        : sender.pay(providerId, order, sendBefore),
+    status: (providerId, order) =>
+      delays.has(providerId) ? answer(providerId, 'status', executed) : sender.status(providerId, order),
     offers: (providerId) => (delays.has(providerId) ? offers : sender.offers(providerId)),
-    callMsMax: (providerId) => (delays.has(providerId) ? 0 : sender.callMsMax(providerId)),
+    callMsMax: (providerId) => delays.get(providerId) ?? sender.callMsMax(providerId),
   }),
 });

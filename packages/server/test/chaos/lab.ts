@@ -1,8 +1,7 @@
 /**
  * The fault laboratory. An experiment is a fault, a crowd of agents and a judgement; beside it stand its controls,
  * builds or set-ups with the guarded rule broken on purpose, which must come out red. `npm test` runs the short form of
- * each,
- * `npm run chaos` the full one, with a report.
+ * each, `npm run chaos` the full one, with a report.
  */
 import { mkdirSync, writeFileSync } from 'node:fs';
 import { join } from 'node:path';
