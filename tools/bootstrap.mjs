@@ -63,6 +63,7 @@ async function test(rest) {
     ];
     const { code } = await run(process.execPath, vitest, { stdio: 'inherit' });
     const counted = existsSync(report) ? JSON.parse(readFileSync(report, 'utf8')) : { testResults: [] };
+    sayLaboratory(counted.testResults);
     const tests = counted.testResults.flatMap((file) => file.assertionResults);
     const isFailed = ({ status }) => status === 'failed';
     const broken = counted.testResults.filter(
@@ -78,6 +79,14 @@ async function test(rest) {
   const skipped = total.skipped > 0 ? `, ${total.skipped} skipped` : '';
   console.log(`${total.passed} passed, ${total.failed} failed${skipped}`);
   process.exitCode = total.failed > 0 || total.passed === 0 ? 1 : 0;
+}
+
+/** The fault laboratory's short forms are to take at most 15 minutes together on 2 cores. */
+function sayLaboratory(files) {
+  const experiments = files.filter(({ name }) => name.includes('/test/chaos/'));
+  if (experiments.length === 0) return;
+  const minutes = experiments.reduce((sum, file) => sum + file.endTime - file.startTime, 0) / 60_000;
+  console.log(`${experiments.length} experiments took ${minutes.toFixed(1)} of 15 minutes`);
 }
 
 async function bench(rest) {

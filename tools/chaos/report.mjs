@@ -38,19 +38,22 @@ ${charts}
 `;
 }
 
+export const isCaught = ({ expected, rules }) => expected.every((rule) => rules.includes(rule));
+
 function rowOf(each) {
   const isControl = each.kind === 'control';
-  const good = isControl
-    ? each.rules.includes(each.expected)
-    : each.error === undefined && each.violations.length === 0;
-  const words = isControl ? ['caught', 'not caught'] : ['held', 'broken'];
+  const isRun = each.skipped === undefined;
+  const good =
+    isRun && (isControl ? isCaught(each) : each.error === undefined && each.violations.length === 0);
+  const words = isControl ? ['caught', 'not caught'] : ['held', isRun ? 'broken' : 'not run'];
   const figures = Object.entries(each.figures ?? {}).map(
     ([name, value]) => `${escaped(name)} <b>${escaped(value)}</b>`,
   );
   const broken = (each.violations ?? [])
     .slice(0, 10)
     .map(({ rule, object, found }) => `<div class="bad">${escaped(`${rule}: ${object}: ${found}`)}</div>`);
-  const error = each.error === undefined ? '' : `<div class="bad">${escaped(each.error)}</div>`;
+  const why = each.skipped ?? each.error;
+  const error = why === undefined ? '' : `<div class="bad">${escaped(why)}</div>`;
   return `<tr class="${isControl ? 'control' : ''}"><td>${isControl ? '' : each.number}</td>
 <td>${isControl ? `control: ${escaped(each.name)}` : escaped(each.name)}</td>
 <td class="${good ? 'good' : 'bad'}">${words[good ? 0 : 1]}</td><td>${each.seconds} s</td>

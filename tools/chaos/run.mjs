@@ -9,7 +9,7 @@ import { mkdirSync, readdirSync, readFileSync, rmSync, writeFileSync } from 'nod
 import { join } from 'node:path';
 import { fileURLToPath } from 'node:url';
 import { parseArgs } from 'node:util';
-import { reportPage } from './report.mjs';
+import { isCaught, reportPage } from './report.mjs';
 
 const here = (path) => fileURLToPath(new URL(path, import.meta.url));
 const root = here('../../');
@@ -65,7 +65,7 @@ function print(results) {
     each.kind === 'rules' ? each.name : `  control: ${each.name}`,
     verdict(each),
     `${each.seconds} s`,
-    each.error ?? figures(each),
+    each.skipped ?? each.error ?? figures(each),
   ]);
   const widths = [0, 1, 2, 3].map((column) => Math.max(...lines.map((line) => line[column].length)));
   console.log('');
@@ -78,7 +78,8 @@ function print(results) {
 }
 
 function verdict(each) {
-  if (each.kind === 'control') return each.rules.includes(each.expected) ? 'caught' : 'NOT CAUGHT';
+  if (each.skipped !== undefined) return 'NOT RUN';
+  if (each.kind === 'control') return isCaught(each) ? 'caught' : 'NOT CAUGHT';
   return each.error === undefined && each.violations.length === 0 ? 'held' : 'BROKEN';
 }
 

@@ -2,7 +2,7 @@
 import { randomUUID } from 'node:crypto';
 import type pg from 'pg';
 import { lookUp } from './catalogue/numbering.js';
-import { elapsedMs } from './clock.js';
+import { elapsedMs, within } from './clock.js';
 import type { CallbackAnswer, UseCases } from './core/answers.js';
 import { Overloaded } from './core/answers.js';
 import type { Reference } from './core/catalogue.js';
@@ -53,6 +53,8 @@ export interface Watch extends LaneWatch, FundsWatch {
   called: NonNullable<SenderOptions['onCall']>;
   /** An outcome contradicted what its payment was already. */
   contradicted(): void;
+  /** A payment came to its final code; the provider is null when it was refused before one was chosen. */
+  ended(providerId: string | null, code: number): void;
 }
 
 export interface Centre {
@@ -112,7 +114,9 @@ export function startCentre(parts: CentreParts): Centre {
         batchMax,
         waitMsMax: 1500,
         watch,
+        onLost: () => story.forget(),
         onContradiction: watch?.contradicted,
+        onEnded: watch?.ended,
       });
       stores.set(shard, store);
     }
@@ -201,7 +205,7 @@ export function startCentre(parts: CentreParts): Centre {
         return { agentId, agentName: agent.name, currency: agent.currency, ...balance };
       },
       operatorByPhone: async (phoneNumber) => {
-        const found = await inTime(lookUp(pool, phoneNumber));
+        const found = await within(patienceMs, lookUp(pool, phoneNumber), late);
         if (found.kind === 'found') return { code: 0, reason: null, serviceId: found.serviceId };
         return { code: found.kind === 'malformed' ? 4 : 5, reason: null, serviceId: null };
       },
@@ -219,11 +223,4 @@ export function startCentre(parts: CentreParts): Centre {
   };
 }
 
-/** Work that is late fails unheard: its agent was told to come again. */
-function inTime<T>(work: Promise<T>): Promise<T> {
-  return new Promise((resolve, reject) => {
-    const late = () => reject(new Overloaded('the database does not answer', 1));
-    const timer = setTimeout(late, patienceMs);
-    work.then(resolve, reject).finally(() => clearTimeout(timer));
-  });
-}
+const late = () => new Overloaded('the database does not answer', 1);

@@ -16,3 +16,15 @@ export function elapsedMs(): number {
   lastSkewMs = skewMs;
   return nowMs + leapsMs;
 }
+
+/** Rejects with what `late` makes when the work is not done in time; the work goes on, and fails unheard then. */
+export function within<T>(
+  ms: number,
+  work: Promise<T>,
+  late = () => new Error(`no answer within ${ms} ms`),
+): Promise<T> {
+  return new Promise((resolve, reject) => {
+    const timer = setTimeout(() => reject(late()), ms);
+    work.then(resolve, reject).finally(() => clearTimeout(timer));
+  });
+}

@@ -248,7 +248,33 @@ describe('what the database knows', () => {
     expect(seriesValue(text, 'tolem_payments_uncertain')).toBe(1);
     expect(seriesValue(text, 'tolem_payments_uncertain_oldest_seconds')).toBeLessThan(60);
     expect(seriesValue(text, 'tolem_leases')).toBe(0);
+    expect(seriesValue(text, 'tolem_leased_oldest_seconds')).toBe(0);
     expect(seriesValue(text, 'tolem_database_up')).toBe(1);
+  });
+
+  test('the age of the oldest payment that is with its provider', async () => {
+    const lease = async (...accounts: string[]) => {
+      const ids = await Promise.all(
+        accounts.map(async (account) => (await centre.pay(payRequest({ account }))).transactionId!),
+      );
+      await centre.owner.query(
+        "insert into leases (shard, worker, until, payment_ids) values (0, $1, now() + interval '1 h', $2)",
+        ['00000000-0000-0000-0000-000000000002', ids],
+      );
+      return ids;
+    };
+    const [uncertain] = await lease('7770000093', '7770017718');
+    await lease('7770017718');
+    const age = async (state: number, seconds: number) => {
+      await centre.owner.query(
+        "update payments set state = $2, accepted_at = now() - $3 * interval '1 s' where id = $1",
+        [uncertain, state, seconds],
+      );
+      return seriesValue(await metricsOf().text(), 'tolem_leased_oldest_seconds');
+    };
+    expect(await age(State.sending, 45)).toBeGreaterThanOrEqual(45);
+    expect(await age(State.uncertain, 45)).toBe(0);
+    await centre.owner.query('delete from leases');
   });
 
   test('balances, limits and thresholds of agents by id and currency; those beyond the bound are summed', async () => {
@@ -357,6 +383,7 @@ describe('what the database knows', () => {
 
   test('a contradiction is counted where the history has one; the same outcome told again is none', async () => {
     let contradictions = 0;
+    const ended: string[] = [];
     const store = new PaymentStore({
       connection: centre.database.appOptions,
       shard: 0,
@@ -367,18 +394,21 @@ describe('what the database knows', () => {
       onContradiction: () => {
         contradictions += 1;
       },
+      onEnded: (providerId, code) => ended.push(`${providerId} ${code}`),
     });
     const { transactionId } = await centre.pay(payRequest());
     const settle = (to: typeof State.succeeded | typeof State.failed, code: number) =>
       store.settle({
         ...{ transactionId: transactionId!, agentId: demoAgent, to, code, from: open, fence: null },
         ...{ reason: null, reference: null, shown: null, what: null, nextMs: 0, acknowledged: false },
-        ...{ event: { kind: 'provider_status', data: {} }, leaseId: null },
+        ...{ event: { kind: 'provider_status', data: {} }, leaseId: null, providerId: 'demo' },
       });
     await settle(State.succeeded, 0);
     expect(contradictions).toBe(0);
     await settle(State.failed, 7);
     expect(contradictions).toBe(1);
+    // Ended by the centre's own store.
+    expect(ended).toEqual([]);
     const { rows } = await centre.owner.query(
       "select count(*)::int as n from payment_events where payment_id = $1 and kind = 'not_moved'",
       [transactionId],
@@ -602,6 +632,7 @@ describe('the process', () => {
     expect((await pay(1)).code).toBe(0);
     expect((await pay(2, { account: '7770000007' })).code).toBe(7);
     expect((await pay(3, { amountTo: 50_000 })).code).toBe(220);
+    expect((await pay(4, { serviceId: 'NONE' })).code).toBe(8);
     expect((await fetch(`${await server.ready}/api/v20/pay`)).status).toBe(405);
     expect((await fetch(`${await server.ready}/api/v20/pay`, { method: 'POST' })).status).toBe(401);
     metrics = (await get('/metrics')).text;
@@ -612,13 +643,16 @@ describe('the process', () => {
     expect(requests({ method: 'pay', status: '200', code: '220' })).toBe(1);
     expect(requests({ method: 'pay', status: '401', code: 'none' })).toBe(1);
     expect(requests({ method: 'pay', status: '405', code: 'none' })).toBe(1);
-    expect(seriesValue(metrics, 'tolem_request_duration_seconds_count', { method: 'pay' })).toBe(5);
+    expect(seriesValue(metrics, 'tolem_request_duration_seconds_count', { method: 'pay' })).toBe(6);
+    const ended = (provider: string, code: string) =>
+      seriesValue(metrics, 'tolem_payments_ended_total', { provider, code });
+    expect([ended('sandbox', '0'), ended('sandbox', '7'), ended('none', '8')]).toEqual([1, 1, 1]);
     const calls = (call: string, outcome: string) =>
       seriesValue(metrics, 'tolem_provider_calls_total', { provider: 'sandbox', call, outcome });
     expect([calls('check', 'ok'), calls('pay', 'executed'), calls('pay', 'refused')]).toEqual([3, 1, 1]);
     expect(seriesValue(metrics, 'tolem_provider_call_duration_seconds_count', { call: 'pay' })).toBe(2);
     expect(seriesValue(metrics, 'tolem_provider_calls_under_way', { provider: 'sandbox' })).toBe(0);
-    expect(seriesValue(metrics, 'tolem_lane_batch_size_sum', { lane: 'accept' })).toBe(3);
+    expect(seriesValue(metrics, 'tolem_lane_batch_size_sum', { lane: 'accept' })).toBe(4);
     expect(seriesValue(metrics, 'tolem_lane_wait_seconds_count', { lane: 'settle' })).toBe(2);
     // Twice 200.00 and a fee of 7.00 were set aside, and once they came back.
     const spent = seriesValue(metrics, 'tolem_agent_spent_minor_total', { agent: String(agentId) })!;
@@ -907,6 +941,19 @@ describe.runIf(hasPromtool)('by promtool', () => {
           ['tolem_provider_calls_total{provider="good",call="pay",outcome="unknown"}', '0+1x30'],
         ],
         { severity: 'critical', provider: 'acme' },
+      ],
+      [
+        'TolemProviderRefusing',
+        '20m',
+        [
+          ['tolem_payments_ended_total{provider="acme",code="0"}', '0+20x30'],
+          ['tolem_payments_ended_total{provider="acme",code="7"}', '0+30x30'],
+          ['tolem_payments_ended_total{provider="good",code="0"}', '0+60x30'],
+          ['tolem_payments_ended_total{provider="good",code="5"}', '0+20x30'],
+          // Agents' own mistakes are nobody's outage.
+          ['tolem_payments_ended_total{provider="none",code="8"}', '0+60x30'],
+        ],
+        { severity: 'warning', provider: 'acme' },
       ],
       [
         'TolemUnknownOutcomesAgeing',

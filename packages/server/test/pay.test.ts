@@ -170,6 +170,19 @@ describe('the same id again', () => {
     expect(answer).toMatchObject(rows[0]);
   });
 
+  test('when a session is lost the database is asked again: it may be one that has less', async () => {
+    const request = payRequest();
+    const written = () => JSON.stringify(Object.values(centre.centre.batches()));
+    const answer = await centre.pay(request);
+    const { rowCount } = await centre.owner.query(
+      `select pg_terminate_backend(pid) from pg_stat_activity
+       where application_name = 'tolem lane settle' and datname = current_database()`,
+    );
+    expect(rowCount).toBe(1);
+    const before = written();
+    await expect.poll(async () => [await centre.pay(request), written() === before]).toEqual([answer, false]);
+  });
+
   test('of final payments the latest are kept, and nothing that is not final or has more than numbers', () => {
     const finals = new FinalPayments(8);
     const words = '01234567-89ab-cdef-0123-456789abcdef';

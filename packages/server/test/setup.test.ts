@@ -309,8 +309,11 @@ test('an outside server that does not answer is named without its password', asy
   expect(refusal.message).toMatch(
     /^cannot connect to the database me@127.0.0.1:1\/money \(.*\): start it or correct TOLEM_DATABASE_URL$/,
   );
-  expect(new pg.Client(options).connectionParameters).toMatchObject({
-    application_name: 'tolem test',
-    options: expect.stringContaining('-c role=tolem_app'),
-  });
+  expect(new pg.Client(options)).toHaveProperty(
+    'connectionParameters',
+    expect.objectContaining({
+      application_name: 'tolem test',
+      options: expect.stringContaining('-c role=tolem_app'),
+    }),
+  );
 });

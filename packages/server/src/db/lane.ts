@@ -43,6 +43,8 @@ export interface LaneOptions<In, Out> {
   /** Items with the same key never share a batch. */
   readonly keyOf?: (item: In) => string;
   readonly watch?: LaneWatch | undefined;
+  /** Told that the connection is lost: the next one may lead to a database that has less. */
+  readonly onLost?: (() => void) | undefined;
 }
 
 /** Told what the lane does, as it does it. Times are those of `performance.now()`. */
@@ -82,6 +84,8 @@ export class Lane<In, Out> {
   /** The batch being written. */
   private writing: readonly Waiter<In, Out>[] = [];
   readonly sizes = { batches: 0, items: 0, largest: 0 };
+  /** What was written of late and how long it took: each batch counts half as much as the one after it. */
+  private readonly pace = { items: 0, ms: 0 };
 
   constructor(private readonly options: LaneOptions<In, Out>) {}
 
@@ -93,6 +97,13 @@ export class Lane<In, Out> {
   get oldestMs(): number {
     const since = (this.writing[0] ?? this.queue[0])?.queuedAt;
     return since === undefined ? 0 : performance.now() - since;
+  }
+
+  /** How long one more item would be here, at the pace of late; or how long the oldest one has been, if that is longer. */
+  get expectedMs(): number {
+    const { items, ms } = this.pace;
+    const atPace = items === 0 ? 0 : ((this.writing.length + this.queue.length) * ms) / items;
+    return Math.max(atPace, this.oldestMs);
   }
 
   submit(item: In): Promise<Out> {
@@ -167,6 +178,8 @@ export class Lane<In, Out> {
         this.sizes.batches += 1;
         this.sizes.items += batch.length;
         this.sizes.largest = Math.max(this.sizes.largest, batch.length);
+        this.pace.items = this.pace.items / 2 + batch.length;
+        this.pace.ms = this.pace.ms / 2 + performance.now() - startedAt;
         batch.forEach((each, index) => {
           each.resolve(out[index]!);
         });
@@ -200,7 +213,10 @@ export class Lane<In, Out> {
   }
 
   private drop(client: LaneClient): void {
-    if (this.client === client) this.client = null;
+    if (this.client === client) {
+      this.client = null;
+      this.options.onLost?.();
+    }
     client.end().catch(() => {});
   }
 

@@ -42,6 +42,15 @@ export function createMetrics(parts: MetricsParts) {
   const calls = callCounts(registry);
   const lanes = laneCounts(registry);
   const funds = fundsCounts(registry, parts);
+  const ended = new Counter(
+    registry,
+    metric(
+      'tolem_payments_ended_total',
+      'Payments that came to their final code; provider none: refused before one was chosen.',
+      ['provider', 'code'],
+    ),
+  );
+  const endedOf = new Map<string | null, Map<number, Count>>();
   const contradictions = new Counter(
     registry,
     metric(
@@ -143,6 +152,12 @@ export function createMetrics(parts: MetricsParts) {
   ]);
   ofDatabase('tolem_leased_payments', 'Payments in these batches.', [], ({ leases }) => [[leases.payments]]);
   ofDatabase(
+    'tolem_leased_oldest_seconds',
+    'For how long the oldest of them that is with its provider was accepted.',
+    [],
+    ({ leases }) => [[leases.oldestS]],
+  );
+  ofDatabase(
     'tolem_lease_overdue_seconds',
     'For how long the oldest lease has run out without being taken over.',
     [],
@@ -170,6 +185,19 @@ export function createMetrics(parts: MetricsParts) {
       called: calls,
       contradicted: () => {
         contradictions.total += 1;
+      },
+      ended(providerId: string | null, code: number) {
+        let ofProvider = endedOf.get(providerId);
+        if (!ofProvider) {
+          ofProvider = new Map();
+          endedOf.set(providerId, ofProvider);
+        }
+        let count = ofProvider.get(code);
+        if (!count) {
+          count = ended.of(providerId ?? 'none', String(code));
+          ofProvider.set(code, count);
+        }
+        count.total += 1;
       },
       ...lanes,
       ...funds,

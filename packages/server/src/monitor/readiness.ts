@@ -1,7 +1,7 @@
 /** Whether this process should be given requests, as a list of named checks. */
 import type pg from 'pg';
+import { within } from '../clock.js';
 import type { Insight } from './monitor.js';
-import { within } from './readings.js';
 
 export interface Check {
   readonly name: string;

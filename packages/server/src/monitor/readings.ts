@@ -1,11 +1,19 @@
 /** What only the database knows of the money that waits and of the agents' balances, read for the metrics. */
 import type pg from 'pg';
+import { within } from '../clock.js';
 
 export interface Readings {
   /** By what they wait for, as in the table `waiting`. */
   readonly waiting: ReadonlyMap<string, { readonly count: number; readonly oldestS: number }>;
-  /** Batches that processes work on now, the payments in them, and for how long the oldest lease has run out. */
-  readonly leases: { readonly count: number; readonly payments: number; readonly overdueS: number };
+  /** Batches that processes work on now, and the payments in them. */
+  readonly leases: {
+    readonly count: number;
+    readonly payments: number;
+    /** Age of the oldest payment that is with its provider. */
+    readonly oldestS: number;
+    /** For how long the oldest lease has run out. */
+    readonly overdueS: number;
+  };
   /** Those in the operators' queue. */
   readonly contradictionsOpen: number;
   /** Amounts in minor units. */
@@ -46,22 +54,19 @@ export function createReader({ pool, everyMs, msMax, agentsMax }: ReaderOptions)
   };
 }
 
-/** Rejects when the work is not done in time; the work itself is bounded by its own time-outs. */
-export function within<T>(ms: number, work: Promise<T>): Promise<T> {
-  return new Promise((resolve, reject) => {
-    const timer = setTimeout(() => reject(new Error(`no answer within ${ms} ms`)), ms);
-    work.then(resolve, reject).finally(() => clearTimeout(timer));
-  });
-}
-
 async function readAll(pool: pg.Pool, agentsMax: number): Promise<Readings> {
   const waiting = await pool.query<{ what: string; count: number; oldest_s: number }>(
     `select what, count(*)::float8 as count, extract(epoch from now() - min(since))::float8 as oldest_s
      from waiting group by what`,
   );
-  const leases = await pool.query<{ count: number; payments: number; overdue_s: number }>(
+  // A lease holds its batch until all of it has ended; the oldest payment is in one of those that end first.
+  const leases = await pool.query<{ count: number; payments: number; oldest_s: number; overdue_s: number }>(
     `select count(*)::float8 as count, coalesce(sum(cardinality(payment_ids)), 0)::float8 as payments,
-       greatest(coalesce(extract(epoch from now() - min(until)), 0), 0)::float8 as overdue_s
+       greatest(coalesce(extract(epoch from now() - min(until)), 0), 0)::float8 as overdue_s,
+       greatest(coalesce(extract(epoch from now() - (
+         select min(p.accepted_at)
+         from (select * from leases order by until limit 20) l, unnest(l.payment_ids) as i (id), payments p
+         where p.id = i.id and p.shard = l.shard and p.state = 4)), 0), 0)::float8 as oldest_s
      from leases`,
   );
   const contradictions = await pool.query<{ open: number }>(
@@ -78,7 +83,7 @@ async function readAll(pool: pg.Pool, agentsMax: number): Promise<Readings> {
      group by 1, 2 order by min(n)`,
     [agentsMax],
   );
-  const { count, payments, overdue_s: overdueS } = leases.rows[0]!;
+  const { count, payments, oldest_s: oldestS, overdue_s: overdueS } = leases.rows[0]!;
   return {
     waiting: new Map(
       waiting.rows.map(({ what, count, oldest_s: oldestS }) => [
@@ -86,7 +91,7 @@ async function readAll(pool: pg.Pool, agentsMax: number): Promise<Readings> {
         { count, oldestS: Math.max(oldestS, 0) },
       ]),
     ),
-    leases: { count, payments, overdueS },
+    leases: { count, payments, oldestS, overdueS },
     contradictionsOpen: contradictions.rows[0]!.open,
     agents: agents.rows,
   };

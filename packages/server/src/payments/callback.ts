@@ -77,7 +77,7 @@ export async function takeCallback(
     ...{ transactionId: payment.id, agentId: name.agentId, to, code, reason: null, reference },
     shown: displays ? { ...shown, displays: { ...shown?.displays, ...displays } } : null,
     ...{ from: open, fence: payment.tries ?? noClaim, what: null, nextMs: 0, acknowledged: false },
-    ...{ event, leaseId: null },
+    ...{ event, leaseId: null, providerId },
   });
   const { transactionId, state, moved } = settled;
   log.debug?.({ transactionId: String(transactionId), providerId, outcome: outcome.kind, moved }, 'told');

@@ -2,8 +2,8 @@ import type { PayAnswer } from '../core/answers.js';
 import type { StoredPayment } from './store.js';
 
 /**
- * The latest final payments of this process, as committed: their answers never change, so that a repeat needs no
- * database. Each has the one slot its ids point to, and who comes later takes it. The slots are columns of numbers,
+ * The latest final payments of this process, as committed: while the database is the same one their answers never
+ * change, so that a repeat needs none of it. Each has the one slot its ids point to, and who comes later takes it. The slots are columns of numbers,
  * 60 bytes a payment: as objects that outlive their requests they cost the collector more than they save.
  */
 export class FinalPayments {
@@ -57,6 +57,11 @@ export class FinalPayments {
     this.codes[slot] = payment.code;
     for (let word = 0; word < wordsOfFingerprint; word += 1)
       this.fingerprints[slot * wordsOfFingerprint + word] = wordOf(payment.fingerprint, word);
+  }
+
+  /** Payments without an id of their agent are none. */
+  forgetAll(): void {
+    this.agentIds.fill(0n);
   }
 
   private slotOf(agentId: bigint, agentTransactionId: bigint): number {

@@ -92,6 +92,11 @@ export class PayStory {
     }
   }
 
+  /** What is remembered of payments is read again: the database may not be the one it was. */
+  forget(): void {
+    this.finals.forgetAll();
+  }
+
   /**
    * Lets what is under way end: agents still waiting after `answerMs` are answered 1, and payments still open after
    * `settleMs` are left to the next process.
@@ -135,7 +140,7 @@ export class PayStory {
       await this.turns.end();
       return final;
     }
-    if (store.acceptMs > claimMsMax) throw new Overloaded('the database is behind', 1);
+    if (store.expectedMs > writingMsMax) throw new Overloaded('the database is behind', 1);
 
     let decision = decidePay(reference, agent, request, notAsked);
     let shown = null;
@@ -248,6 +253,7 @@ export class PayStory {
         fence: 0,
         event: callEvent(record),
         leaseId: claimed.leaseId,
+        providerId,
       };
       progress.writingSince = performance.now();
       const settled = await step(way?.span, 'settle', () => store.settle(settlement), spanFacts);
@@ -372,8 +378,8 @@ function isSilent({ writingSince }: Progress, now: number): boolean {
   return writingSince !== null && now - writingSince >= patienceMs;
 }
 
-/** A payment would be claimed later than that: better say so at once. */
-const claimMsMax = 1000;
+/** Both commits of a payment would take longer than that: better say so at once. */
+const writingMsMax = 1000;
 
 function isForProvider(decision: PayDecision): decision is Accept | Inquire {
   return decision.kind === 'inquire' || (decision.kind === 'accept' && decision.state === State.sending);

@@ -80,6 +80,8 @@ export interface Settlement {
   readonly acknowledged: boolean;
   readonly event: { readonly kind: string; readonly data: unknown } | null;
   readonly leaseId: bigint | null;
+  /** Whose payment it is, for those who watch. */
+  readonly providerId: string | null;
 }
 
 export interface Settled extends StoredPayment {
@@ -152,8 +154,12 @@ export interface StoreOptions {
   /** How long a request waits for a lost database. */
   readonly waitMsMax: number;
   readonly watch?: LaneWatch | undefined;
+  /** Told that a session was lost: what was committed may be gone, by a standby that did not have it or a restore. */
+  readonly onLost?: (() => void) | undefined;
   /** Told of a provider's word that contradicts what the payment is already. */
   readonly onContradiction?: (() => void) | undefined;
+  /** Told of every payment that comes to its final code; without a provider when it was refused before one was chosen. */
+  readonly onEnded?: ((providerId: string | null, code: number) => void) | undefined;
 }
 
 export class PaymentStore {
@@ -166,8 +172,8 @@ export class PaymentStore {
   private readonly leases = new Map<bigint, number>();
 
   constructor(private readonly options: StoreOptions) {
-    const { connection, batchMax, waitMsMax, watch } = options;
-    const common = { connection, batchMax, waitMsMax, watch };
+    const { connection, batchMax, waitMsMax, watch, onLost } = options;
+    const common = { connection, batchMax, waitMsMax, watch, onLost };
     this.accepts = new Lane<NewPayment, Claimed>({
       ...common,
       name: 'accept',
@@ -235,9 +241,9 @@ export class PaymentStore {
     throw error;
   }
 
-  /** How long the oldest payment has waited to be claimed, its writing included. */
-  get acceptMs(): number {
-    return this.accepts.oldestMs;
+  /** How long the database would take for both commits of one more payment, as it goes now. */
+  get expectedMs(): number {
+    return this.accepts.expectedMs + this.settles.expectedMs;
   }
 
   find(agentId: bigint, agentTransactionId: bigint): Promise<Found> {
@@ -278,7 +284,7 @@ export class PaymentStore {
   }
 
   private async writeAccepts(client: LaneClient, batch: NewPayment[]): Promise<Claimed[]> {
-    const { shard, worker, leaseMs } = this.options;
+    const { shard, worker, leaseMs, onEnded } = this.options;
     const result = await client.query<{
       n: bigint;
       fresh: boolean;
@@ -320,13 +326,16 @@ export class PaymentStore {
     });
     const out = new Array<Claimed>(batch.length);
     for (const row of result.rows) {
-      out[Number(row.n) - 1] = { ...toStored(row), fresh: row.fresh, leaseId: row.lease_id };
+      const index = Number(row.n) - 1;
+      out[index] = { ...toStored(row), fresh: row.fresh, leaseId: row.lease_id };
+      if (row.fresh && stateFacts[row.state].final) onEnded?.(batch[index]!.providerId, row.code);
       if (row.lease_id !== null) this.leases.set(row.lease_id, (this.leases.get(row.lease_id) ?? 0) + 1);
     }
     return out;
   }
 
   private async writeSettlements(client: LaneClient, batch: Settlement[]): Promise<Settled[]> {
+    const { onContradiction, onEnded } = this.options;
     const ended = new Map<bigint, number>();
     for (const { leaseId } of batch) if (leaseId !== null) ended.set(leaseId, (ended.get(leaseId) ?? 0) + 1);
     const released = [...ended]
@@ -376,7 +385,8 @@ export class PaymentStore {
     for (const row of result.rows) {
       const index = Number(row.n) - 1;
       out[index] = { ...toStored(row), moved: row.moved };
-      if (!row.moved && contradicts(batch[index]!.to, row.state)) this.options.onContradiction?.();
+      if (row.moved && stateFacts[row.state].final) onEnded?.(batch[index]!.providerId, row.code);
+      if (!row.moved && contradicts(batch[index]!.to, row.state)) onContradiction?.();
     }
     return out;
   }

@@ -115,6 +115,7 @@ async function work(parts: QueueParts, row: WaitingRow, claimedAt: number, span:
       acknowledged: false,
       event,
       leaseId: null,
+      providerId: row.provider_id,
     };
     const settled = await step(
       span,
@@ -230,8 +231,10 @@ export async function expire(
     shard: number;
     agent_id: bigint;
     what: 'funds' | 'terms';
+    provider_id: string | null;
   }>(
-    `select payment_id, shard, agent_id, what from waiting
+    `select w.payment_id, w.shard, w.agent_id, w.what, p.provider_id
+     from waiting w join payments p on p.id = w.payment_id and p.shard = w.shard
      where what in ('funds', 'terms') and since < now() - $1 * interval '1 ms'
      order by since limit 200`,
     [waitMs],
@@ -246,6 +249,7 @@ export async function expire(
         reason: row.what === 'funds' ? null : reason('terms_not_met'),
         from: [row.what === 'funds' ? State.awaitingFunds : State.awaitingTerms],
         event: { kind: 'expired', data: { waited: row.what, waitMs } },
+        providerId: row.provider_id,
       }),
     ),
   );
@@ -254,7 +258,10 @@ export async function expire(
 }
 
 /** The parts of a settlement that a decision without a provider call leaves empty. */
-const ending: Omit<Settlement, 'transactionId' | 'agentId' | 'code' | 'reason' | 'from' | 'event'> = {
+const ending: Omit<
+  Settlement,
+  'transactionId' | 'agentId' | 'code' | 'reason' | 'from' | 'event' | 'providerId'
+> = {
   to: State.failed,
   reference: null,
   shown: null,

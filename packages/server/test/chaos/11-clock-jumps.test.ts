@@ -28,6 +28,7 @@ const agents = { rich: 60, poor: 10 };
 const early250 = 'no payment ends 250 before its time';
 const stolen = 'no lease is taken before it ends';
 const dated = 'the books are dated by the database';
+const dayTotals = 'the totals of a day are right';
 
 interface Plan {
   readonly jumps: number;
@@ -273,7 +274,7 @@ async function judgeTimes(scene: Scene, paid: readonly Payment[], startedAt: Dat
   const expected = paid.reduce((sum, each) => (each.finalCodes.has(0) ? sum + each.amountMinor : sum), 0n);
   if (days[0]!.total !== expected)
     violations.push({
-      rule: 'the totals of a day are right',
+      rule: dayTotals,
       object: 'successes',
       found: `${days[0]!.total} instead of ${expected}`,
     });
@@ -352,16 +353,16 @@ experiment({
     },
     {
       broken: 'a build that dates payments by its own clock',
-      rule: dated,
+      rule: [dated, dayTotals],
       run: (lab) =>
         jump(lab, {
           ...{ jumps: 1, stalls: 0, monotonicJumps: 0 },
           build: brokenBuild([
             {
               file: 'payments/store.js',
-              from: 'out[Number(row.n) - 1] = { ...toStored(row), fresh: row.fresh, leaseId: row.lease_id };',
-              to: `out[Number(row.n) - 1] = { ...toStored(row), fresh: row.fresh, leaseId: row.lease_id };
-                   await client.query('update payments set accepted_at = $1 where id = $2', [new Date(), row.id]);`,
+              from: 'if (row.fresh && stateFacts[row.state].final)',
+              to: `await client.query('update payments set accepted_at = $1 where id = $2', [new Date(), row.id]);
+                   if (row.fresh && stateFacts[row.state].final)`,
             },
           ]),
         }),

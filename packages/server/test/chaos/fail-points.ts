@@ -24,6 +24,7 @@ export const failPoints: readonly FailPoint[] = [
   inQueue('resolve: asked', 'const trustedAfterMs = offers.notFoundTrustedAfterMs;'),
   inQueue('resolve: about to settle', 'const settled = await step('),
   inQueue('resolve: about to postpone', "const acknowledged = consequence.kind === 'inquire'"),
+  inQueue('resolve: postponed', 'log.debug?.({ transactionId, what: consequence.kind,'),
 ];
 
 /** In the lanes a batch is killed while the database has it, and when it is committed and nobody has been told. */
