@@ -5,16 +5,18 @@
 import type { ExtraService, Offer } from '../core/requests.js';
 
 export interface HttpRequest {
-  readonly method: 'GET' | 'POST';
+  readonly method: 'GET' | 'POST' | 'PUT';
   /** Path and query below the provider's base URL. */
   readonly path: string;
   readonly headers: Readonly<Record<string, string>>;
-  readonly body: string | null;
+  /** A text leaves as UTF-8. */
+  readonly body: string | Buffer | null;
 }
 
 export interface HttpResponse {
   readonly status: number;
   readonly headers: Readonly<Record<string, string | string[] | undefined>>;
+  /** Read in the connector's charset. */
   readonly body: string;
 }
 
@@ -73,6 +75,8 @@ export interface Executed {
   readonly kind: 'executed';
   readonly reference: string | null;
   readonly displays?: Readonly<Record<string, string>>;
+  /** As displays, but worth money by themselves, as the code of a voucher: kept encrypted. */
+  readonly secrets?: Readonly<Record<string, string>>;
 }
 
 /** The provider took the payment and will tell its end by status. */
@@ -107,6 +111,13 @@ export interface Offers {
 export interface Connector {
   readonly name: string;
   readonly offers: Offers;
+  /** Of the provider's answers, by its name in the Encoding Standard; absent: UTF-8. */
+  readonly charset?: string;
+  /**
+   * Names of JSON members, XML elements and attributes, query and form parameters whose values may stand readable in the
+   * payment's history: codes, statuses, ids and dates. All other values are masked.
+   */
+  readonly plain?: ReadonlySet<string>;
   buildCheck(inquiry: Inquiry): HttpRequest;
   /** The parsers are told what was asked, so that an answer about another payment is not taken for this one. */
   parseCheck(response: HttpResponse, inquiry: Inquiry): CheckOutcome;

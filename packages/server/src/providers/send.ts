@@ -7,7 +7,9 @@
  *   unknown   everything else that ends without an answer the connector takes for proof.
  */
 import { setTimeout as delay } from 'node:timers/promises';
-import { Client, type Dispatcher } from 'undici';
+import { createSecureContext } from 'node:tls';
+import { TextDecoder } from 'node:util';
+import { type buildConnector, Client, type Dispatcher } from 'undici';
 import { z } from 'zod';
 import { elapsedMs } from '../clock.js';
 import type { ProviderFacts } from '../core/catalogue.js';
@@ -55,6 +57,15 @@ const settingsShape = z.object({
     .min(1)
     .max(64 * 1024 * 1024)
     .default(1024 * 1024),
+  /** Where the provider has its own authority, or wants to be shown a certificate. All of it PEM. */
+  tls: z
+    .strictObject({
+      ca: z.string().optional(),
+      certificate: z.string().optional(),
+      key: z.string().optional(),
+      serverName: z.string().optional(),
+    })
+    .optional(),
   /** How long an idle connection is kept, where the provider does not name a shorter time. */
   keepAliveMs: z.int().min(1).max(600_000).default(4000),
 });
@@ -107,7 +118,7 @@ export function createSender({ providers, connectors, log, onCall }: SenderOptio
         );
       }
       const connector = factory(facts.settings);
-      const line = new Line(parsed.data);
+      const line = new Line(parsed.data, connector.charset);
       lines.add(line);
       return { connector, line };
     } catch (error) {
@@ -263,12 +274,25 @@ class Line {
   /** A moving mean of how long a call has a connection. */
   private usualMs = 0;
   private closing = false;
+  private readonly connect: buildConnector.BuildOptions;
+  private readonly decoder: TextDecoder | null;
 
-  constructor(readonly settings: Settings) {
+  /** Throws when the certificates or the charset cannot be used. */
+  constructor(
+    readonly settings: Settings,
+    charset?: string,
+  ) {
     const url = new URL(settings.baseUrl);
+    this.connect = connectOptionsOf(settings);
+    this.decoder = charset === undefined ? null : new TextDecoder(charset);
     this.origin = url.origin;
     this.pathPrefix = url.pathname.replace(/\/$/, '');
     this.callMsMax = settings.connectTimeoutMs + settings.answerMsMax + 2 * sweepMs;
+  }
+
+  /** What came, as text; bytes that are none in the charset become replacement characters. */
+  textOf(bytes: Buffer): string {
+    return this.decoder?.decode(bytes) ?? bytes.toString('utf8');
   }
 
   /** By what waits and how long calls have taken of late: by the time a wait is seen to be long it is too late. */
@@ -326,9 +350,9 @@ class Line {
       pipelining: 1,
       headersTimeout: 0,
       bodyTimeout: 0,
-      connectTimeout: this.settings.connectTimeoutMs,
       keepAliveTimeout: this.settings.keepAliveMs,
       keepAliveMaxTimeout: this.settings.keepAliveMs,
+      connect: this.connect,
     });
     const slot: Slot = { client, call: null };
     this.slots.push(slot);
@@ -441,7 +465,7 @@ class Call implements Dispatcher.DispatchHandler {
   }
 
   onResponseEnd(): void {
-    const body = (this.chunks.length === 1 ? this.chunks[0]! : Buffer.concat(this.chunks)).toString('utf8');
+    const body = this.line.textOf(this.chunks.length === 1 ? this.chunks[0]! : Buffer.concat(this.chunks));
     this.finish({ kind: 'answered', response: { status: this.status, headers: this.headers, body } });
   }
 
@@ -469,6 +493,21 @@ class Call implements Dispatcher.DispatchHandler {
     if (this.phase !== 'over') this.settle(reply);
     this.line.release(slot);
   }
+}
+
+function connectOptionsOf({ connectTimeoutMs, tls }: Settings): buildConnector.BuildOptions {
+  if (!tls) return { timeout: connectTimeoutMs };
+  const { ca, certificate: cert, key, serverName: servername } = tls;
+  if ((cert === undefined) !== (key === undefined))
+    throw new Error('tls: a certificate and its key go together; give both or neither');
+  try {
+    createSecureContext({ ca, cert, key });
+  } catch (error) {
+    throw new Error(
+      `tls: the certificates or the key cannot be read: ${(error as NodeJS.ErrnoException).code}`,
+    );
+  }
+  return { timeout: connectTimeoutMs, ca, cert, key, servername };
 }
 
 function isBaseUrl(text: string): boolean {
