@@ -214,6 +214,41 @@ create table tolem.reference_version (
   constraint reference_version_pkey PRIMARY KEY (only_row)
 );
 
+create table tolem.route_days (
+  service_id text not null,
+  provider_id text not null,
+  day date not null,
+  amount_minor bigint not null,
+  constraint route_days_pkey PRIMARY KEY (day, service_id, provider_id)
+);
+
+create table tolem.routes (
+  service_id text not null,
+  provider_id text not null,
+  provider_service_code text not null,
+  fields jsonb default '{}'::jsonb not null,
+  priority smallint default 0 not null,
+  share integer default 1 not null,
+  amount_min_minor bigint default 0 not null,
+  amount_max_minor bigint default 0 not null,
+  day_max_minor bigint,
+  cost_ppm integer default 0 not null,
+  cost_fixed_minor bigint default 0 not null,
+  is_on boolean default true not null,
+  constraint routes_amount_max_minor_check CHECK ((amount_max_minor >= 0)),
+  constraint routes_amount_min_minor_check CHECK ((amount_min_minor >= 0)),
+  constraint routes_cost_fixed_minor_check CHECK ((cost_fixed_minor >= 0)),
+  constraint routes_cost_ppm_check CHECK (((cost_ppm >= 0) AND (cost_ppm <= 1000000))),
+  constraint routes_day_max_minor_check CHECK ((day_max_minor > 0)),
+  constraint routes_fields_check CHECK ((jsonb_typeof(fields) = 'object'::text)),
+  constraint routes_priority_check CHECK (((priority >= 0) AND (priority <= 999))),
+  constraint routes_provider_service_code_check CHECK ((provider_service_code <> ''::text)),
+  constraint routes_share_check CHECK (((share >= 1) AND (share <= 1000000))),
+  constraint routes_provider_id_fkey FOREIGN KEY (provider_id) REFERENCES tolem.providers(provider_id),
+  constraint routes_service_id_fkey FOREIGN KEY (service_id) REFERENCES tolem.services(service_id) ON DELETE CASCADE,
+  constraint routes_pkey PRIMARY KEY (service_id, provider_id)
+);
+
 create table tolem.security_rules (
   rule_id text not null,
   amount_above_minor bigint not null,
@@ -601,6 +636,25 @@ begin
   return null;
 end $function$;
 
+CREATE OR REPLACE FUNCTION tolem.reroute_payment(p_shard smallint, p_id bigint, p_fence integer, p_provider_id text, p_details text, p_event text)
+ RETURNS boolean
+ LANGUAGE sql
+AS $function$
+  select 1 from payments p where p.id = p_id and p.shard = p_shard for update;
+  with claimed as (
+    select w.payment_id from waiting w
+    where w.payment_id = p_id and w.shard = p_shard and w.tries = p_fence and w.what = 'inquire' and w.next_at > now()
+    for update
+  ), moved as (
+    update payments p set provider_id = p_provider_id, details = p_details::json from claimed c
+    where p.id = c.payment_id and p.shard = p_shard and p.state = 4
+    returning p.id
+  ), told as (
+    insert into payment_events (payment_id, shard, kind, data) select id, p_shard, 'rerouted', p_event::json from moved
+  )
+  select exists (select 1 from moved);
+$function$;
+
 CREATE OR REPLACE FUNCTION tolem.resume_payments(p_shard smallint, p_id bigint[], p_agent_id bigint[], p_from_mask integer[], p_state smallint[], p_event_kind text, p_event text)
  RETURNS TABLE(n bigint, id bigint, state smallint, code smallint)
  LANGUAGE plpgsql
@@ -829,6 +883,8 @@ CREATE TRIGGER reference_changed AFTER INSERT OR DELETE OR UPDATE OR TRUNCATE ON
 
 CREATE TRIGGER reference_changed AFTER INSERT OR DELETE OR UPDATE OR TRUNCATE ON tolem.rates FOR EACH STATEMENT EXECUTE FUNCTION tolem.reference_changed();
 
+CREATE TRIGGER reference_changed AFTER INSERT OR DELETE OR UPDATE OR TRUNCATE ON tolem.routes FOR EACH STATEMENT EXECUTE FUNCTION tolem.reference_changed();
+
 CREATE TRIGGER reference_changed AFTER INSERT OR DELETE OR UPDATE OR TRUNCATE ON tolem.security_rules FOR EACH STATEMENT EXECUTE FUNCTION tolem.reference_changed();
 
 CREATE TRIGGER reference_changed AFTER INSERT OR DELETE OR UPDATE OR TRUNCATE ON tolem.services FOR EACH STATEMENT EXECUTE FUNCTION tolem.reference_changed();
@@ -856,6 +912,10 @@ grant delete, insert, select, update on table tolem.numbering_prefixes to tolem_
 grant delete, insert, select, update on table tolem.providers to tolem_app;
 
 grant delete, insert, select, update on table tolem.quotes to tolem_app;
+
+grant delete, insert, select, update on table tolem.route_days to tolem_app;
+
+grant delete, insert, select, update on table tolem.routes to tolem_app;
 
 grant delete, insert, select, update on table tolem.security_rules to tolem_app;
 

@@ -12,6 +12,7 @@ import { type Log, type Loop, listen, type RunningLoops, runLoops } from './jobs
 import { takeCallback } from './payments/callback.js';
 import { check } from './payments/check.js';
 import { type FundsWatch, leaseMsFor, PayStory } from './payments/pay.js';
+import { Routing } from './payments/routing.js';
 import { seal } from './payments/seal.js';
 import { PaymentStore } from './payments/store.js';
 import {
@@ -41,6 +42,8 @@ export interface CentreParts {
   readonly batchMax: number;
   /** Further loops, such as the notices of low balances. */
   readonly chores: readonly Loop[];
+  /** Of the days of routes. */
+  readonly zone: string;
   /** For measurements: what stands between the centre and its providers. */
   readonly wrapSender?: ((sender: Sender) => Sender) | undefined;
   readonly watch?: Watch | undefined;
@@ -122,9 +125,11 @@ export function startCentre(parts: CentreParts): Centre {
     }
     return store;
   };
+  const routing = new Routing({ sender, reference, zone: parts.zone });
   const story = new PayStory({
     storeOf,
     sender,
+    routing,
     reference,
     leaseMs,
     payWaitMs: parts.payWaitMs,
@@ -136,7 +141,7 @@ export function startCentre(parts: CentreParts): Centre {
     watch,
   });
 
-  const queue = { db: pool, storeOf, sender, leaseMs, log, spans: parts.spans };
+  const queue = { db: pool, storeOf, sender, routing, reference, leaseMs, log, spans: parts.spans };
   let calls = 0;
   let callbacks = 0;
   let full = false;
@@ -168,6 +173,7 @@ export function startCentre(parts: CentreParts): Centre {
       { name: 'funds', everyMs: 1000, step: () => resumeFunded(pool, log) },
       { name: 'expire', everyMs: 1000, step: () => expire(pool, storeOf, parts.fundsWaitMs, log) },
       { name: 'quotes', everyMs: 60_000, step: () => purgeQuotes(pool, 30 * dayMs) },
+      { name: 'routes', everyMs: 1000, step: () => routing.share(pool) },
       { name: 'months', everyMs: 3_600_000, step: () => makeEventMonths(pool) },
       ...parts.chores,
     ],
@@ -192,7 +198,12 @@ export function startCentre(parts: CentreParts): Centre {
     useCases: {
       pay: (agentId, request, way) => story.pay(agentId, request, way),
       check: (agentId, request, way) =>
-        check({ storeOf, sender, reference, quoteTtlMs: parts.quoteTtlMs, log }, agentId, request, way),
+        check(
+          { storeOf, sender, routing, reference, quoteTtlMs: parts.quoteTtlMs, log },
+          agentId,
+          request,
+          way,
+        ),
       balance: async (agentId) => {
         const agent = reference().agents.get(agentId);
         if (!agent) throw new Error(`agent ${agentId} is not in the reference data`);

@@ -149,6 +149,7 @@ async function start(
     inflightMax: config.inflightMax,
     batchMax: config.batchMax,
     wrapSender: options.wrapSender,
+    zone: config.timeZone,
     chores: [{ name: 'low balances', everyMs: 5000, step: () => tellLowBalances(pool, mailer, log) }],
     watch: monitorPort === null ? undefined : monitor.watch,
     spans,

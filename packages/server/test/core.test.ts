@@ -1,5 +1,6 @@
 import fc from 'fast-check';
 import { describe, expect, test } from 'vitest';
+import { ownRoute } from '../src/catalogue/routes.js';
 import type { Agent, Field, Reference, Service } from '../src/core/catalogue.js';
 import { codes, messageFor, reason, reasons } from '../src/core/codes.js';
 import {
@@ -173,8 +174,7 @@ const service = (over: Partial<Service> = {}): Service => ({
   country: null,
   inputs: [field('account', /^\d{10}$/)],
   displays: [],
-  providerId: 'p',
-  providerServiceCode: 's',
+  routes: [ownRoute({ providerId: 'p', providerServiceCode: 's' })],
   currency: 'KZT',
   amountMinMinor: 100n,
   amountMaxMinor: 100_000_000n,

@@ -86,7 +86,7 @@ describe('demo data', () => {
     ]);
     for (const each of services) {
       expect(each).toMatchObject({
-        providerId: 'sandbox',
+        routes: [{ providerId: 'sandbox' }],
         amountMinMinor: 1_00n,
         amountMaxMinor: 1_000_000_00n,
       });

@@ -6,9 +6,11 @@ import { readAgents } from '../agents/agents.js';
 import { TokenUses } from '../agents/tokens.js';
 import type { Database, Queryable } from '../audit.js';
 import type { Agent, Field, Pattern, Reference, Service } from '../core/catalogue.js';
+import type { Route } from '../core/routes.js';
 import { newClient } from '../db/connect.js';
 import { readProviders } from './providers.js';
 import { readRates } from './rates.js';
+import { ownRoute, readRoutes } from './routes.js';
 import { readRules } from './rules.js';
 import { type FieldRecord, readExceptions, readServices, type ServiceRecord } from './services.js';
 import { readTariffs } from './tariffs.js';
@@ -43,7 +45,11 @@ export async function loadReference(db: Database): Promise<Loaded> {
     const agents = await readAgents(db);
     const patterns = new Map<string, Pattern>();
     const made = new Map<string, Made>();
-    const services = (await readServices(db)).map((each) => serviceOf(each, patterns, made));
+    const routes = new Map<string, Route[]>();
+    for (const { serviceId, ...route } of await readRoutes(db)) append(routes, serviceId, route);
+    const services = (await readServices(db)).map((each) =>
+      serviceOf(each, routes.get(each.serviceId) ?? [ownRoute(each)], patterns, made),
+    );
     const reference: Reference = {
       version: await readVersion(db),
       agents,
@@ -94,10 +100,12 @@ export function patternOf(source: string): Pattern {
 }
 
 function serviceOf(
-  { position: _, ...service }: ServiceRecord,
+  { position: _, providerId: __, providerServiceCode: ___, ...facts }: ServiceRecord,
+  routes: readonly Route[],
   patterns: Map<string, Pattern>,
   made: Map<string, Made>,
 ): Service {
+  const service = { ...facts, routes };
   const record = JSON.stringify(service, (_key, value) =>
     typeof value === 'bigint' ? String(value) : value,
   );
@@ -111,7 +119,10 @@ function serviceOf(
   return whole;
 }
 
-function newService(service: Omit<ServiceRecord, 'position'>, patterns: Map<string, Pattern>): Service {
+function newService(
+  service: Omit<ServiceRecord, 'position' | 'providerId' | 'providerServiceCode'> & Pick<Service, 'routes'>,
+  patterns: Map<string, Pattern>,
+): Service {
   const fieldOf = ({ name, required, title, regexp }: FieldRecord): Field => ({
     name,
     key: name.replace(/^ev_/, ''),

@@ -1,4 +1,5 @@
 /** What the centre knows of services, agents and prices while it decides. Plain data, loaded by the shell. */
+import type { Route } from './routes.js';
 
 export type SchemeType = 0 | 1 | 2;
 export const Scheme = { simple: 0, complex: 1, choice: 2 } as const;
@@ -28,10 +29,9 @@ export interface Service {
   readonly country: string | null;
   readonly inputs: readonly Field[];
   readonly displays: readonly Field[];
-  readonly providerId: string;
-  /** The provider's own code of the service. */
-  readonly providerServiceCode: string;
-  /** The provider's currency; a payment in another one is converted by the rate. */
+  /** At least one. */
+  readonly routes: readonly Route[];
+  /** The currency of its providers; a payment in another one is converted by the rate. */
   readonly currency: string;
   readonly amountMinMinor: bigint;
   readonly amountMaxMinor: bigint;

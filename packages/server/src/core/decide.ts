@@ -7,6 +7,7 @@ import { type Agent, mayBeSold, type Reference, Scheme, type Service, tariffLine
 import { reason } from './codes.js';
 import { convert, formatMinor, parseAmount } from './money.js';
 import { type CheckRequest, type InvoiceLine, isLonger, type Offer, type PayRequest } from './requests.js';
+import type { Route } from './routes.js';
 import { State } from './states.js';
 import { addedMax, feeOf, rewardOf } from './tariff.js';
 
@@ -180,9 +181,9 @@ function refuseByCatalogue(
 ): Refuse | Invalid | null {
   if (!service) return { kind: 'refuse', code: 130, reason: null };
   if (!mayBeSold(reference, agent, service)) return { kind: 'refuse', code: 155, reason: null };
-  if (service.state === 'maintenance' || reference.providers.get(service.providerId)?.paused) {
+  const isClosed = ({ providerId, on }: Route) => !on || reference.providers.get(providerId)?.paused;
+  if (service.state === 'maintenance' || service.routes.every(isClosed))
     return { kind: 'refuse', code: 8, reason: null };
-  }
   if (isLonger(request.account, accountLengthMax) || /\p{Cc}/u.test(request.account)) {
     return { kind: 'refuse', code: 4, reason: null };
   }
@@ -296,6 +297,11 @@ function conversionOf(
 
 function noRate(agent: Agent, service: Service): Refuse {
   return { kind: 'refuse', code: 300, reason: reason('no_rate', `${agent.currency}/${service.currency}`) };
+}
+
+/** No provider of the service takes such a payment now. */
+export function refusedByRoutes(why: 'amount_below' | 'amount_above' | 'closed'): Refuse {
+  return { kind: 'refuse', code: { amount_below: 241, amount_above: 242, closed: 7 }[why], reason: null };
 }
 
 function invalid(key: string, ...values: string[]): Invalid {

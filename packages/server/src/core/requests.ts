@@ -71,6 +71,8 @@ export interface Offer {
   /** The provider's own limits for this account, where it has any. */
   readonly amountMinMinor?: bigint;
   readonly amountMaxMinor?: bigint;
+  /** Who told it, where the service has several providers: what is offered can be paid there only. */
+  readonly providerId?: string;
 }
 
 /** In Unicode code points. */

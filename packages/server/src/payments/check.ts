@@ -1,18 +1,20 @@
 /** Asks whether a payment could be made: the rules, the provider, the funds. Nothing is paid and nothing is held. */
 import { type CheckAnswer, Overloaded } from '../core/answers.js';
 import type { Reference } from '../core/catalogue.js';
-import { decideCheck, fundsSuffice, inquiryWords, notAsked } from '../core/decide.js';
+import { decideCheck, fundsSuffice, inquiryWords, notAsked, refusedByRoutes } from '../core/decide.js';
 import type { CheckRequest, Offer } from '../core/requests.js';
 import { step, type Way } from '../core/way.js';
 import { LaneBroken } from '../db/lane.js';
 import type { Sender } from '../providers/contract.js';
-import { externalIdOf, fingerprintOf, shownOf } from './order.js';
+import { fingerprintOf, inquiryOf, shownOf, toldBy } from './order.js';
 import { callFacts, callSpanFacts, type PaymentLog } from './outcome.js';
+import type { Routing } from './routing.js';
 import type { PaymentStore, Quoted } from './store.js';
 
 export interface CheckParts {
   readonly storeOf: (shard: number) => PaymentStore;
   readonly sender: Sender;
+  readonly routing: Routing;
   readonly reference: () => Reference;
   readonly quoteTtlMs: number;
   readonly log: PaymentLog;
@@ -35,30 +37,28 @@ export async function check(
   let offer: Offer | null = null;
   if (decision.kind === 'inquire') {
     const { service } = decision;
-    const inquiry = {
-      externalId: externalIdOf(agentId, request.agentTransactionId),
-      serviceCode: service.providerServiceCode,
-      account: request.account,
-      amountMinor: service.currency === agent.currency ? request.amountToMinor : null,
-      currency: service.currency,
-      extras: request.extras,
-    };
-    const { outcome, record } = await step(
-      way?.span,
-      'provider check',
-      () => parts.sender.check(service.providerId, inquiry),
-      (told) => callSpanFacts(service.providerId, told?.record),
-    );
-    parts.log.debug?.({ reqId: way?.reqId, ...callFacts(service.providerId, record) }, 'provider called');
-    if (outcome.kind === 'ok') {
-      const { kind: _, ...told } = outcome;
-      offer = told;
-      decision = decideCheck(reference, agent, request, { offer, rateE10: null });
-      if (decision.kind === 'invalid')
-        return { code: 202, reason: decision.reason, transactionId: null, shown: null };
-    } else {
-      // What the provider did not say is not guessed: 1, ask again.
-      decision = { kind: 'refuse', code: outcome.kind === 'refused' ? outcome.code : 1, reason: null };
+    const amountMinor = service.currency === agent.currency ? request.amountToMinor : null;
+    const choice = parts.routing.choose(service, amountMinor);
+    if (choice.kind === 'none') decision = refusedByRoutes(choice.why);
+    else {
+      const { providerId } = choice.route;
+      const { outcome, record } = await step(
+        way?.span,
+        'provider check',
+        () => parts.sender.check(providerId, inquiryOf(agent, request, service, choice.route)),
+        (told) => callSpanFacts(providerId, told?.record),
+      );
+      parts.log.debug?.({ reqId: way?.reqId, ...callFacts(providerId, record) }, 'provider called');
+      if (outcome.kind === 'ok') {
+        const { kind: _, ...told } = outcome;
+        offer = toldBy(choice.route, service, told);
+        decision = decideCheck(reference, agent, request, { offer, rateE10: null });
+        if (decision.kind === 'invalid')
+          return { code: 202, reason: decision.reason, transactionId: null, shown: null };
+      } else {
+        // What the provider did not say is not guessed: 1, ask again.
+        decision = { kind: 'refuse', code: outcome.kind === 'refused' ? outcome.code : 1, reason: null };
+      }
     }
   }
 

@@ -1,8 +1,10 @@
 import { hash } from 'node:crypto';
 import type { Shown } from '../core/answers.js';
+import type { Agent, Service } from '../core/catalogue.js';
 import type { Accept } from '../core/decide.js';
-import type { Offer, PayRequest } from '../core/requests.js';
-import type { Order } from '../providers/contract.js';
+import type { CheckRequest, Offer, PayRequest } from '../core/requests.js';
+import { namedFor, type Route } from '../core/routes.js';
+import type { Inquiry, Order } from '../providers/contract.js';
 import { type OrderDetails, readDetails } from './stored.js';
 
 /**
@@ -26,9 +28,27 @@ export function fingerprintOf(words: string): string {
   return `${hex.slice(0, 8)}-${hex.slice(8, 12)}-${hex.slice(12, 16)}-${hex.slice(16, 20)}-${hex.slice(20, 32)}`;
 }
 
-export function detailsOf(accepted: Accept, request: PayRequest): OrderDetails {
+/** A question about the account, as the route's provider wants it; an amount in another currency is none to it. */
+export function inquiryOf(agent: Agent, request: CheckRequest, service: Service, route: Route): Inquiry {
   return {
-    serviceCode: accepted.service.providerServiceCode,
+    externalId: externalIdOf(agent.agentId, request.agentTransactionId),
+    serviceCode: route.providerServiceCode,
+    account: request.account,
+    amountMinor: service.currency === agent.currency ? request.amountToMinor : null,
+    currency: service.currency,
+    extras: namedFor(route.fields, request.extras),
+  };
+}
+
+/** What the provider told; with its name where others could be paid as well. */
+export function toldBy(route: Route, service: Service, offer: Offer): Offer {
+  return service.routes.length > 1 ? { ...offer, providerId: route.providerId } : offer;
+}
+
+export function detailsOf(accepted: Accept, route: Route, request: PayRequest): OrderDetails {
+  return {
+    serviceCode: route.providerServiceCode,
+    ...(Object.keys(route.fields).length > 0 && { fields: route.fields }),
     ...(Object.keys(request.extras).length > 0 && { extras: request.extras }),
     ...(request.extraServices && { extraServices: request.extraServices }),
     ...(accepted.conversion && {
@@ -81,7 +101,7 @@ export function orderOfRow(row: WaitingRow): Order {
     account: row.account,
     amountMinor: details.orderAmountMinor ?? row.amount_to_minor,
     currency: details.orderCurrency ?? row.currency,
-    extras: details.extras ?? {},
+    extras: namedFor(details.fields, details.extras ?? {}),
     extraServices: details.extraServices ?? null,
     transactionId: row.id,
     acceptedAt: row.accepted_at,

@@ -14,14 +14,16 @@ import {
   notAsked,
   type PayDecision,
   paymentWords,
+  refusedByRoutes,
 } from '../core/decide.js';
 import { cutTo, type PayRequest } from '../core/requests.js';
+import { type Choice, namedFor, type Route } from '../core/routes.js';
 import { State, stateFacts, stateName } from '../core/states.js';
 import { type Facts, step, type Way } from '../core/way.js';
 import { LaneBroken, patienceMs } from '../db/lane.js';
 import type { Sender } from '../providers/contract.js';
 import { FinalPayments } from './finals.js';
-import { detailsOf, externalIdOf, fingerprintOf, shownOf } from './order.js';
+import { detailsOf, externalIdOf, fingerprintOf, inquiryOf, shownOf } from './order.js';
 import {
   callEvent,
   callFacts,
@@ -30,6 +32,7 @@ import {
   type PaymentLog,
   paymentFacts,
 } from './outcome.js';
+import type { Routing } from './routing.js';
 import {
   type Claimed,
   type NewPayment,
@@ -43,6 +46,7 @@ import { writeDetails } from './stored.js';
 export interface PayParts {
   readonly storeOf: (shard: number) => PaymentStore;
   readonly sender: Sender;
+  readonly routing: Routing;
   readonly reference: () => Reference;
   /** Encrypts what must not lie readable in the database; answers base64. */
   readonly seal: (text: string) => string;
@@ -129,7 +133,7 @@ export class PayStory {
     way: Way | undefined,
     progress: Progress,
   ): Promise<PayAnswer> {
-    const { leaseMs, log, watch } = this.parts;
+    const { leaseMs, log, routing, watch } = this.parts;
     const reference = this.parts.reference();
     const agent = reference.agents.get(agentId);
     if (!agent) throw new Error(`agent ${agentId} is not in the reference data`);
@@ -144,9 +148,11 @@ export class PayStory {
 
     let decision = decidePay(reference, agent, request, notAsked);
     let shown = null;
+    let choice = isForProvider(decision) ? this.routeFor(decision, agent, request) : null;
+    if (choice?.kind === 'none') decision = refusedByRoutes(choice.why);
     // What cannot be sent soon is not taken; a payment that was taken before is answered as ever.
-    const isBehind = isForProvider(decision) && this.parts.sender.isBehind(decision.service.providerId);
-    if (decision.kind === 'accept' && (decision.conversion || isBehind))
+    const behind = choice?.kind === 'route' && choice.standing === 'behind' ? choice.route.providerId : null;
+    if (decision.kind === 'accept' && (decision.conversion || behind))
       decision = { kind: 'inquire', service: decision.service };
     if (decision.kind === 'inquire' || decision.kind === 'invalid') {
       const found = await store.find(agentId, request.agentTransactionId);
@@ -155,11 +161,16 @@ export class PayStory {
         return this.repeat(reference, agent, request, found.payment, fingerprint, invalid, progress);
       }
       if (decision.kind === 'invalid') return refusal(202, decision.reason, null);
-      if (isBehind) throw new Overloaded(`provider ${decision.service.providerId} is behind`, 1);
+      if (behind) throw new Overloaded(`provider ${behind} is behind`, 1);
 
       const { service } = decision;
+      const bound = found.quote?.offer?.providerId;
+      const there = bound === undefined ? null : this.routeFor(decision, agent, request, bound);
+      if (there?.kind === 'route') choice = there;
+      if (choice?.kind !== 'route')
+        throw new Error('the provider is to be asked and there is no route to it');
       progress.tell = () => this.number(agent, request, service);
-      const inquired = await this.inquire(agent, request, service, found, way);
+      const inquired = await this.inquire(agent, request, service, choice.route, found, way);
       progress.tell = null;
       if (inquired.kind === 'unknown') return this.number(agent, request, service);
       decision =
@@ -170,12 +181,17 @@ export class PayStory {
         return refusal(202, decision.reason, found.quote?.transactionId ?? null);
       if (decision.kind === 'inquire') throw new Error('the inquiry was answered and is asked for again');
       if (inquired.kind === 'offered') {
+        // Now the amount is known in the provider's currency; what was offered is paid where it was offered.
+        if (isForProvider(decision))
+          choice = this.routeFor(decision, agent, request, choice.route.providerId);
+        if (choice.kind === 'none') decision = refusedByRoutes(choice.why);
         const finalAmount = decision.kind === 'accept' ? decision.orderAmountMinor : null;
         shown = shownOf(inquired.offer, decision.kind === 'accept' ? decision.conversion : null, finalAmount);
       }
     }
 
     const accepted = decision.kind === 'accept' ? decision : null;
+    const route = accepted && (choice?.kind === 'route' ? choice.route : accepted.service.routes[0]!);
     const leaseEnds = elapsedMs() + leaseMs();
     const payment: NewPayment = {
       agentId,
@@ -183,7 +199,7 @@ export class PayStory {
       state: accepted ? accepted.state : State.failed,
       code: decision.code,
       serviceId: request.serviceId,
-      providerId: accepted ? accepted.service.providerId : null,
+      providerId: route?.providerId ?? null,
       // One that is refused for its length is kept cut; the fingerprint tells it from others.
       account: cutTo(request.account, accountLengthMax),
       amountToMinor: request.amountToMinor,
@@ -194,7 +210,7 @@ export class PayStory {
       fingerprint,
       agentDate: request.agentTransactionDate,
       reason: decision.reason,
-      details: accepted ? writeDetails(detailsOf(accepted, request)) : null,
+      details: accepted && route ? writeDetails(detailsOf(accepted, route, request)) : null,
       shown,
       identity: this.sealIdentity(request),
     };
@@ -205,10 +221,11 @@ export class PayStory {
     if (!claimed.fresh) return this.repeat(reference, agent, request, claimed, fingerprint, null, progress);
     if (stateFacts[claimed.state].holds) watch?.held(agent, payment.amountToMinor + payment.feeMinor);
     const taken = { ...claimed, shown };
-    if (claimed.state !== State.sending || !accepted) return this.answer(agentId, request, taken);
+    if (claimed.state !== State.sending || !accepted || !route) return this.answer(agentId, request, taken);
 
+    routing.took(accepted.service, route.providerId, accepted.orderAmountMinor);
     progress.tell = () => answerOf(taken);
-    return this.send(agent, request, accepted, taken, leaseEnds, way, progress);
+    return this.send(agent, request, accepted, route, taken, leaseEnds, way, progress);
   }
 
   /** One call, then commit 2. Never rejects: what cannot be settled here is left to the lease. */
@@ -216,22 +233,23 @@ export class PayStory {
     agent: Agent,
     request: PayRequest,
     accepted: Accept,
+    route: Route,
     claimed: Claimed,
     leaseEnds: number,
     way: Way | undefined,
     progress: Progress,
   ): Promise<PayAnswer> {
-    const { sender, log, watch } = this.parts;
+    const { sender, routing, log, watch } = this.parts;
     const store = this.parts.storeOf(agent.shard);
-    const providerId = accepted.service.providerId;
+    const { providerId } = route;
     const work = async (): Promise<PayAnswer> => {
       const order = {
         externalId: externalIdOf(agent.agentId, request.agentTransactionId),
-        serviceCode: accepted.service.providerServiceCode,
+        serviceCode: route.providerServiceCode,
         account: request.account,
         amountMinor: accepted.orderAmountMinor,
         currency: accepted.service.currency,
-        extras: request.extras,
+        extras: namedFor(route.fields, request.extras),
         extraServices: request.extraServices,
         transactionId: claimed.transactionId,
         acceptedAt: claimed.acceptedAt,
@@ -258,8 +276,10 @@ export class PayStory {
       progress.writingSince = performance.now();
       const settled = await step(way?.span, 'settle', () => store.settle(settlement), spanFacts);
       log.debug?.({ ...lineFacts(way, settled), moved: settled.moved }, 'settled');
-      if (settled.moved && settled.state === State.failed)
+      if (settled.moved && settled.state === State.failed) {
         watch?.returned(agent, request.amountToMinor + accepted.feeMinor);
+        routing.took(accepted.service, providerId, -accepted.orderAmountMinor);
+      }
       return this.answer(agent.agentId, request, settled);
     };
     return work().catch((error: unknown) => {
@@ -275,35 +295,28 @@ export class PayStory {
     agent: Agent,
     request: PayRequest,
     service: Accept['service'],
+    route: Route,
     found: Awaited<ReturnType<PaymentStore['find']>>,
     way: Way | undefined,
   ) {
     const { sender, reference, log } = this.parts;
     const inputs = fingerprintOf(inquiryWords(service, request));
-    const quote = found.quote?.fresh && found.quote.inputs === inputs ? found.quote : null;
+    const fresh = found.quote?.fresh && found.quote.inputs === inputs ? found.quote : null;
+    const teller = fresh?.offer?.providerId;
+    const quote = teller === undefined || teller === route.providerId ? fresh : null;
     const rateE10 = quote?.rateE10 ?? reference().rates.get(`${agent.currency}/${service.currency}`) ?? null;
     if (quote?.offer) return { kind: 'offered' as const, offer: quote.offer, rateE10 };
     if (!service.inquiryRequired) return { kind: 'offered' as const, offer: {}, rateE10 };
 
-    const inquiry = {
-      externalId: externalIdOf(agent.agentId, request.agentTransactionId),
-      serviceCode: service.providerServiceCode,
-      account: request.account,
-      amountMinor: service.currency === agent.currency ? request.amountToMinor : null,
-      currency: service.currency,
-      extras: request.extras,
-    };
+    const { providerId } = route;
     const { outcome, record } = await step(
       way?.span,
       'provider check',
-      () => sender.check(service.providerId, inquiry),
-      (told) => callSpanFacts(service.providerId, told?.record),
+      () => sender.check(providerId, inquiryOf(agent, request, service, route)),
+      (told) => callSpanFacts(providerId, told?.record),
     );
     const transactionId = found.quote?.transactionId.toString();
-    log.debug?.(
-      { reqId: way?.reqId, transactionId, ...callFacts(service.providerId, record) },
-      'provider called',
-    );
+    log.debug?.({ reqId: way?.reqId, transactionId, ...callFacts(providerId, record) }, 'provider called');
     if (outcome.kind === 'refused') return outcome;
     if (outcome.kind === 'ok') return { kind: 'offered' as const, offer: outcome, rateE10 };
     return { kind: 'unknown' as const };
@@ -351,6 +364,14 @@ export class PayStory {
       }
     }
     return this.answer(agent.agentId, request, payment);
+  }
+
+  /** `bound`: the provider that made the offer. */
+  private routeFor(decision: Accept | Inquire, agent: Agent, request: PayRequest, bound?: string): Choice {
+    const { service } = decision;
+    const inItsCurrency = service.currency === agent.currency ? request.amountToMinor : null;
+    const amountMinor = decision.kind === 'accept' ? decision.orderAmountMinor : inItsCurrency;
+    return this.parts.routing.choose(service, amountMinor, bound);
   }
 
   private answer(agentId: bigint, request: PayRequest, payment: StoredPayment): PayAnswer {

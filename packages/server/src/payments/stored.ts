@@ -8,6 +8,8 @@ import type { ExtraService, Invoice, Offer } from '../core/requests.js';
 /** What an order needs beyond the payment's columns. */
 export interface OrderDetails {
   readonly serviceCode: string;
+  /** Our names of extras → the provider's. */
+  readonly fields?: Readonly<Record<string, string>>;
   readonly extras?: Readonly<Record<string, string>>;
   readonly extraServices?: readonly ExtraService[];
   /** Only where the provider's currency is another one. */

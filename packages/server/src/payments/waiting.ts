@@ -3,6 +3,7 @@
  * function does one bounded piece and answers how much it did, so that a loop knows whether to come again at once.
  */
 import type pg from 'pg';
+import { type Reference, Scheme } from '../core/catalogue.js';
 import { reason } from '../core/codes.js';
 import { State, sourcesMask, stateName, statesMask } from '../core/states.js';
 import { type Facts, type Span, type Spans, step } from '../core/way.js';
@@ -17,8 +18,9 @@ import {
   type PaymentLog,
   paymentFacts,
 } from './outcome.js';
+import type { Routing } from './routing.js';
 import { open, type PaymentStore, type Settled, type Settlement } from './store.js';
-import { readShown } from './stored.js';
+import { readDetails, readShown, writeDetails } from './stored.js';
 
 export type Db = Pick<pg.Pool, 'query'>;
 
@@ -26,6 +28,8 @@ export interface QueueParts {
   readonly db: Db;
   readonly storeOf: (shard: number) => PaymentStore;
   readonly sender: Sender;
+  readonly routing: Routing;
+  readonly reference: () => Reference;
   /** As long as a claimed payment may be worked on. */
   readonly leaseMs: () => number;
   readonly log: PaymentLog;
@@ -63,6 +67,9 @@ async function work(parts: QueueParts, row: WaitingRow, claimedAt: number, span:
   const { db, sender, log } = parts;
   const transactionId = String(row.id);
   log.debug?.({ transactionId, what: row.what, tries: row.tries }, 'claimed from the queue');
+  // A request that asks by repeating proves nothing by not getting out.
+  const asksByRepeating = row.what === 'send' && row.attempt_over_ms < 0n;
+  if (row.what === 'send' && !asksByRepeating) row = await reroute(parts, row);
   const offers = sender.offers(row.provider_id);
   const order = orderOfRow(row);
 
@@ -124,10 +131,11 @@ async function work(parts: QueueParts, row: WaitingRow, claimedAt: number, span:
       (done): Facts => (done ? { 'tolem.state': stateName(done.state), 'tolem.result': done.code } : {}),
     );
     log.debug?.(settledLine(settled), 'settled');
+    if (settled.moved && settled.state === State.failed) parts.routing.tookRow(row, -1n);
     return;
   }
   const acknowledged = consequence.kind === 'inquire' && consequence.acknowledged;
-  const attempt = acknowledged ? 'acknowledged' : row.what === 'send' ? 'over' : 'kept';
+  const attempt = acknowledged || asksByRepeating ? 'acknowledged' : row.what === 'send' ? 'over' : 'kept';
   await postpone(
     db,
     row,
@@ -139,6 +147,44 @@ async function work(parts: QueueParts, row: WaitingRow, claimedAt: number, span:
   );
   log.debug?.({ transactionId, what: consequence.kind, nextMs: consequence.nextMs }, 'postponed');
 }
+
+/**
+ * Another provider for what nobody has executed, where its own does not take payments now. What was offered by one
+ * provider (an invoice, contracts, a fixed amount) cannot be paid at another.
+ */
+async function reroute(parts: QueueParts, row: WaitingRow): Promise<WaitingRow> {
+  const { db, routing, log } = parts;
+  const service = parts.reference().services.get(row.service_id);
+  const isOffered = service?.type !== Scheme.simple || (service.fixedPayment && row.shown !== null);
+  if (!service || service.routes.length < 2 || isOffered) return row;
+  const isWell = routing.standing(row.provider_id) === 'well' && row.tries < triesBeforeAnother;
+  const { extras, extraServices, orderAmountMinor, orderCurrency } = readDetails(row.details);
+  const amountMinor = orderAmountMinor ?? row.amount_to_minor;
+  const route = isWell ? null : routing.insteadOf(service, amountMinor, row.provider_id);
+  if (!route) return row;
+  const details = writeDetails({
+    serviceCode: route.providerServiceCode,
+    ...(Object.keys(route.fields).length > 0 && { fields: route.fields }),
+    ...(extras && { extras }),
+    ...(extraServices && { extraServices }),
+    ...(orderAmountMinor !== undefined && { orderAmountMinor }),
+    ...(orderCurrency && { orderCurrency }),
+  });
+  const event = JSON.stringify({ from: row.provider_id, to: route.providerId });
+  const { rows } = await db.query<{ moved: boolean }>(
+    'select reroute_payment($1, $2, $3, $4, $5, $6) as moved',
+    [...[row.shard, row.id, row.tries, route.providerId, details, event]],
+  );
+  if (!rows[0]!.moved) throw new Error('the claim is no longer the newest one');
+  log.debug?.({ transactionId: String(row.id), from: row.provider_id, to: route.providerId }, 'rerouted');
+  const rerouted = { ...row, provider_id: route.providerId, details: JSON.parse(details) };
+  routing.tookRow(row, -1n);
+  routing.tookRow(rerouted, 1n);
+  return rerouted;
+}
+
+/** A provider that seems well, and yet could not be sent to so many times. */
+const triesBeforeAnother = 3;
 
 function settledLine({ transactionId, state, code, moved }: Settled) {
   return { ...paymentFacts(transactionId, state, code), moved };

@@ -170,8 +170,13 @@ export interface Sender {
   offers(providerId: string): Offers;
   /** The longest a call of this provider can take from the moment it leaves the queue. */
   callMsMax(providerId: string): number;
-  /** Calls wait so long for a connection, or cannot be made at all, that new payments had better be refused. */
-  isBehind(providerId: string): boolean;
+  /**
+   * `behind`: calls wait so long for a connection, or cannot be made at all, that new payments had better be refused.
+   * `away`: it does not answer of late or is closed for maintenance; what is new would not be sent.
+   */
+  standing(providerId: string): 'well' | 'behind' | 'away';
+  /** What becomes of a payment for which only providers that are away are left. */
+  whenAway(providerId: string): 'queue' | 'refuse';
   /** Calls of each provider on a connection and waiting for one. */
   loads(): { readonly providerId: string; readonly underWay: number; readonly waiting: number }[];
   /** Waits for calls under way, at most `ms`. */

@@ -13,6 +13,7 @@ import { type buildConnector, Client, type Dispatcher } from 'undici';
 import { z } from 'zod';
 import { elapsedMs } from '../clock.js';
 import type { ProviderFacts } from '../core/catalogue.js';
+import { Breaker } from './breaker.js';
 import type {
   CallbackRequest,
   CallRecord,
@@ -25,6 +26,8 @@ import type {
   Sender,
   Unknown,
 } from './contract.js';
+
+import { isWithin, windowsShape } from './windows.js';
 
 export interface SenderLog {
   error(fields: object, message: string): void;
@@ -66,6 +69,28 @@ const settingsShape = z.object({
       serverName: z.string().optional(),
     })
     .optional(),
+  /** Stops what is new when the provider does not answer of late; null: never. */
+  breaker: z
+    .strictObject({
+      calls: z.int().min(1).max(1000).default(20),
+      share: z.number().min(0.05).max(1).default(0.8),
+      openMs: z.int().min(100).max(600_000).default(5000),
+    })
+    .nullable()
+    .default({ calls: 20, share: 0.8, openMs: 5000 }),
+  /** What a breaker that is open asks to see whether the provider answers again; absent: the next payment is the try. */
+  probe: z
+    .strictObject({
+      serviceCode: z.string().min(1).max(64),
+      account: z.string().min(1).max(200),
+      currency: z.string().length(3).default('KZT'),
+    })
+    .optional(),
+  maintenance: windowsShape.default([]),
+  /** Of the windows of maintenance. */
+  timeZone: z.string().refine(isZone, 'must be a time zone, Asia/Almaty for one').default('Asia/Almaty'),
+  /** New payments while nothing is sent: taken and answered 1, to be sent later, or refused with 7. */
+  whenAway: z.enum(['queue', 'refuse']).default('queue'),
   /** How long an idle connection is kept, where the provider does not name a shorter time. */
   keepAliveMs: z.int().min(1).max(600_000).default(4000),
 });
@@ -76,6 +101,9 @@ const usualOver = 16;
 
 /** Deadlines are looked at this often, for all calls of a line together. */
 const sweepMs = 50;
+
+/** The breaker is open, or the provider is closed for maintenance. */
+const closed: NotSent = { kind: 'not_sent', detail: 'nothing is sent to the provider for now' };
 
 type Reply = { readonly kind: 'answered'; readonly response: HttpResponse } | NotSent | Unknown;
 
@@ -139,6 +167,7 @@ export function createSender({ providers, connectors, log, onCall }: SenderOptio
     sendBefore: number,
     build: (connector: Connector) => HttpRequest,
     parse: (connector: Connector, response: HttpResponse) => Outcome,
+    isProbe = false,
   ): Promise<{ outcome: Outcome | NotSent | Unknown; record: CallRecord }> {
     const startedAt = new Date().toISOString();
     const startedMs = performance.now();
@@ -171,11 +200,15 @@ export function createSender({ providers, connectors, log, onCall }: SenderOptio
       } catch (error) {
         return [{ kind: 'not_sent', detail: connectorFailed(error) }, null];
       }
-      const reply = await line.send(request, sendBefore);
+      const mayGo = name === 'status' || line.admits(isProbe);
+      const reply = mayGo ? await line.send(request, sendBefore) : closed;
       if (reply.kind !== 'answered') return [reply, null];
       try {
-        return [parse(connector, reply.response), reply.response.status];
+        const outcome = parse(connector, reply.response);
+        line.note(outcome.kind !== 'unknown');
+        return [outcome, reply.response.status];
       } catch (error) {
+        line.note(false);
         return [{ kind: 'unknown', detail: connectorFailed(error) }, reply.response.status];
       }
     }
@@ -191,6 +224,22 @@ export function createSender({ providers, connectors, log, onCall }: SenderOptio
     const at = error instanceof Error ? error.stack?.match(/^ {4}at .*$/m)?.[0].trim() : undefined;
     log.error({ providerId, call, error: kind, at }, 'a connector failed; correct it');
     return `connector failed: ${kind}`;
+  }
+
+  /** Nobody waits for it; what came of it is noted as of any call. */
+  function probe(
+    providerId: string,
+    { serviceCode, account, currency }: NonNullable<Settings['probe']>,
+  ): void {
+    const inquiry = { externalId: 'probe', serviceCode, account, amountMinor: null, currency, extras: {} };
+    void call(
+      'check',
+      providerId,
+      Number.POSITIVE_INFINITY,
+      (connector) => connector.buildCheck(inquiry),
+      (connector, response) => connector.parseCheck(response, inquiry),
+      true,
+    );
   }
 
   function readCallback(providerId: string, request: CallbackRequest): Notice | null {
@@ -236,11 +285,23 @@ export function createSender({ providers, connectors, log, onCall }: SenderOptio
     readCallback,
     offers: (providerId) => entryOf(providerId).connector.offers,
     callMsMax: (providerId) => entryOf(providerId).line.callMsMax,
-    isBehind: (providerId) => {
+    standing: (providerId) => {
       try {
-        return entryOf(providerId).line.isBehind;
+        const { line } = entryOf(providerId);
+        if (line.isAway) {
+          if (line.probeIsDue) probe(providerId, line.settings.probe!);
+          return 'away';
+        }
+        return line.isBehind ? 'behind' : 'well';
       } catch {
-        return true;
+        return 'behind';
+      }
+    },
+    whenAway: (providerId) => {
+      try {
+        return entryOf(providerId).line.settings.whenAway;
+      } catch {
+        return 'queue';
       }
     },
     loads: () =>
@@ -274,6 +335,8 @@ class Line {
   /** A moving mean of how long a call has a connection. */
   private usualMs = 0;
   private closing = false;
+  private readonly breaker: Breaker | null;
+  private closed: { readonly readAtMs: number; readonly byWindow: boolean } | null = null;
   private readonly connect: buildConnector.BuildOptions;
   private readonly decoder: TextDecoder | null;
 
@@ -284,10 +347,52 @@ class Line {
   ) {
     const url = new URL(settings.baseUrl);
     this.connect = connectOptionsOf(settings);
+    this.breaker = settings.breaker && new Breaker(settings.breaker);
     this.decoder = charset === undefined ? null : new TextDecoder(charset);
     this.origin = url.origin;
     this.pathPrefix = url.pathname.replace(/\/$/, '');
     this.callMsMax = settings.connectTimeoutMs + settings.answerMsMax + 2 * sweepMs;
+  }
+
+  /** Nothing new would be sent now. Without a probe the next payment is the try when one is due. */
+  get isAway(): boolean {
+    if (this.inMaintenance) return true;
+    return this.breaker?.isOpen === true && (this.settings.probe !== undefined || !this.isTryDue);
+  }
+
+  get probeIsDue(): boolean {
+    return this.settings.probe !== undefined && !this.inMaintenance && this.isTryDue;
+  }
+
+  /** Whether a call that could wait may go. */
+  admits(isProbe: boolean): boolean {
+    if (this.inMaintenance) return false;
+    if (!this.breaker?.isOpen) return true;
+    return (isProbe || this.settings.probe === undefined) && this.breaker.admits(elapsedMs());
+  }
+
+  note(answered: boolean): void {
+    this.breaker?.note(answered, elapsedMs());
+  }
+
+  /** It was to be sent and never left. */
+  untried(): void {
+    this.breaker?.forgo();
+  }
+
+  private get isTryDue(): boolean {
+    const tryAt = this.breaker?.tryAt ?? null;
+    return tryAt !== null && elapsedMs() >= tryAt;
+  }
+
+  /** Looked at once a second: a zone's clock is slow to read. */
+  private get inMaintenance(): boolean {
+    const { maintenance, timeZone } = this.settings;
+    if (maintenance.length === 0) return false;
+    const nowMs = elapsedMs();
+    if (this.closed === null || nowMs - this.closed.readAtMs >= 1000)
+      this.closed = { readAtMs: nowMs, byWindow: isWithin(maintenance, timeZone, new Date()) };
+    return this.closed.byWindow;
   }
 
   /** What came, as text; bytes that are none in the charset become replacement characters. */
@@ -477,7 +582,11 @@ class Call implements Dispatcher.DispatchHandler {
   }
 
   private settle(reply: Reply): void {
+    // Set when it has left the queue.
+    const hasLeft = this.leftAtMs > 0;
     this.phase = 'over';
+    if (reply.kind !== 'answered' && hasLeft) this.line.note(false);
+    else if (reply.kind === 'not_sent') this.line.untried();
     this.resolve(reply);
   }
 
@@ -508,6 +617,15 @@ function connectOptionsOf({ connectTimeoutMs, tls }: Settings): buildConnector.B
     );
   }
   return { timeout: connectTimeoutMs, ca, cert, key, servername };
+}
+
+function isZone(text: string): boolean {
+  try {
+    new Intl.DateTimeFormat('en', { timeZone: text });
+    return true;
+  } catch {
+    return false;
+  }
 }
 
 function isBaseUrl(text: string): boolean {

@@ -1,7 +1,9 @@
 /** The protocol edge over use cases that remember what they were asked and answer what the test says. */
+
 import { createHash } from 'node:crypto';
 import { readFileSync } from 'node:fs';
 import type { FastifyBaseLogger } from 'fastify';
+import { ownRoute } from '../../src/catalogue/routes.js';
 import type { BalanceAnswer, CheckAnswer, PayAnswer, UseCases } from '../../src/core/answers.js';
 import type { Agent, Field, Reference, Service } from '../../src/core/catalogue.js';
 import type { CheckRequest, PayRequest } from '../../src/core/requests.js';
@@ -38,8 +40,7 @@ const aService = {
   country: 'КАЗАХСТАН',
   fixedPayment: false,
   displays: [],
-  providerId: 'sandbox',
-  providerServiceCode: '1',
+  routes: [ownRoute({ providerId: 'sandbox', providerServiceCode: '1' })],
   currency: 'KZT',
   amountMinMinor: 100n,
   amountMaxMinor: 100_000_000n,
