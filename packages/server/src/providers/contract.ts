@@ -144,6 +144,9 @@ export interface CallRecord {
   readonly httpStatus: number | null;
   readonly outcome: string;
   readonly detail: string | null;
+  /** What left and what came, masked (mask.ts); absent where there was none, or the provider's settings keep none. */
+  readonly sent?: string;
+  readonly received?: string;
 }
 
 /** The only way out of the centre. Bounded: so many at once, so many waiting, so long for each phase. */

@@ -125,6 +125,7 @@ export const sandboxConnector: ConnectorFactory = (settings) => {
   const { notFoundTrustedAfterMs, callbackSecret } = parsed.data;
   return {
     name: 'sandbox',
+    plain: new Set(['externalId', 'status', 'code', 'service', 'currency', 'reference']),
     offers: {
       deduplicates: false,
       status: true,

@@ -27,6 +27,7 @@ import type {
   Unknown,
 } from './contract.js';
 
+import { receivedWords, sentWords } from './mask.js';
 import { isWithin, windowsShape } from './windows.js';
 
 export interface SenderLog {
@@ -86,6 +87,8 @@ const settingsShape = z.object({
       currency: z.string().length(3).default('KZT'),
     })
     .optional(),
+  /** What is kept of calls in the payment's history, masked: of all, of those without success, or of none. */
+  exchanges: z.enum(['all', 'trouble', 'none']).default('all'),
   maintenance: windowsShape.default([]),
   /** Of the windows of maintenance. */
   timeZone: z.string().refine(isZone, 'must be a time zone, Asia/Almaty for one').default('Asia/Almaty'),
@@ -101,6 +104,8 @@ const usualOver = 16;
 
 /** Deadlines are looked at this often, for all calls of a line together. */
 const sweepMs = 50;
+
+const none: ReadonlySet<string> = new Set();
 
 /** The breaker is open, or the provider is closed for maintenance. */
 const closed: NotSent = { kind: 'not_sent', detail: 'nothing is sent to the provider for now' };
@@ -171,6 +176,7 @@ export function createSender({ providers, connectors, log, onCall }: SenderOptio
   ): Promise<{ outcome: Outcome | NotSent | Unknown; record: CallRecord }> {
     const startedAt = new Date().toISOString();
     const startedMs = performance.now();
+    const kept: { sent?: string; received?: string } = {};
     const [outcome, httpStatus] = await talk();
     const ms = performance.now() - startedMs;
     onCall?.(providerId, name, outcome.kind, ms);
@@ -183,6 +189,7 @@ export function createSender({ providers, connectors, log, onCall }: SenderOptio
         httpStatus,
         outcome: outcome.kind,
         detail: recordDetail(outcome),
+        ...kept,
       },
     };
 
@@ -202,15 +209,35 @@ export function createSender({ providers, connectors, log, onCall }: SenderOptio
       }
       const mayGo = name === 'status' || line.admits(isProbe);
       const reply = mayGo ? await line.send(request, sendBefore) : closed;
-      if (reply.kind !== 'answered') return [reply, null];
+      if (reply.kind !== 'answered') {
+        keep(connector, line, request, null, reply.kind);
+        return [reply, null];
+      }
       try {
         const outcome = parse(connector, reply.response);
         line.note(outcome.kind !== 'unknown');
+        keep(connector, line, request, reply.response, outcome.kind);
         return [outcome, reply.response.status];
       } catch (error) {
         line.note(false);
+        keep(connector, line, request, reply.response, 'unknown');
         return [{ kind: 'unknown', detail: connectorFailed(error) }, reply.response.status];
       }
+    }
+
+    function keep(
+      { plain = none }: Connector,
+      { settings }: Line,
+      request: HttpRequest,
+      response: HttpResponse | null,
+      kind: string,
+    ): void {
+      const { exchanges } = settings;
+      // What provably never left was not said.
+      if (exchanges === 'none' || kind === 'not_sent') return;
+      if (exchanges === 'trouble' && (kind === 'executed' || kind === 'ok')) return;
+      kept.sent = sentWords(request, plain);
+      if (response) kept.received = receivedWords(response, plain);
     }
 
     function connectorFailed(error: unknown): string {
