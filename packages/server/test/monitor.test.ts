@@ -632,7 +632,7 @@ describe('the process', () => {
     expect((await pay(1)).code).toBe(0);
     expect((await pay(2, { account: '7770000007' })).code).toBe(7);
     expect((await pay(3, { amountTo: 50_000 })).code).toBe(220);
-    expect((await pay(4, { serviceId: 'NONE' })).code).toBe(8);
+    expect((await pay(40, { serviceId: 'NONE' })).code).toBe(130);
     expect((await fetch(`${await server.ready}/api/v20/pay`)).status).toBe(405);
     expect((await fetch(`${await server.ready}/api/v20/pay`, { method: 'POST' })).status).toBe(401);
     metrics = (await get('/metrics')).text;
@@ -646,7 +646,7 @@ describe('the process', () => {
     expect(seriesValue(metrics, 'tolem_request_duration_seconds_count', { method: 'pay' })).toBe(6);
     const ended = (provider: string, code: string) =>
       seriesValue(metrics, 'tolem_payments_ended_total', { provider, code });
-    expect([ended('sandbox', '0'), ended('sandbox', '7'), ended('none', '8')]).toEqual([1, 1, 1]);
+    expect([ended('sandbox', '0'), ended('sandbox', '7'), ended('none', '130')]).toEqual([1, 1, 1]);
     const calls = (call: string, outcome: string) =>
       seriesValue(metrics, 'tolem_provider_calls_total', { provider: 'sandbox', call, outcome });
     expect([calls('check', 'ok'), calls('pay', 'executed'), calls('pay', 'refused')]).toEqual([3, 1, 1]);

@@ -99,10 +99,15 @@ export class Lane<In, Out> {
     return since === undefined ? 0 : performance.now() - since;
   }
 
-  /** How long one more item would be here, at the pace of late; or how long the oldest one has been, if that is longer. */
-  get expectedMs(): number {
+  /** Items here, those being written included. */
+  get load(): number {
+    return this.writing.length + this.queue.length;
+  }
+
+  /** How long so many items take, at the pace of late; or how long the oldest one has been here, if that is longer. */
+  expectedMs(count: number): number {
     const { items, ms } = this.pace;
-    const atPace = items === 0 ? 0 : ((this.writing.length + this.queue.length) * ms) / items;
+    const atPace = items === 0 ? 0 : (count * ms) / items;
     return Math.max(atPace, this.oldestMs);
   }
 

@@ -3,8 +3,9 @@ import type { StoredPayment } from './store.js';
 
 /**
  * The latest final payments of this process, as committed: while the database is the same one their answers never
- * change, so that a repeat needs none of it. Each has the one slot its ids point to, and who comes later takes it. The slots are columns of numbers,
- * 60 bytes a payment: as objects that outlive their requests they cost the collector more than they save.
+ * change, so that a repeat needs none of it. Each has the one slot its ids point to, and who comes later takes it. The
+ * slots are columns of numbers, 60 bytes a payment: as objects that outlive their requests they cost the collector more
+ * than they save.
  */
 export class FinalPayments {
   private readonly shift: number;

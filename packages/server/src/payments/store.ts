@@ -158,7 +158,7 @@ export interface StoreOptions {
   readonly onLost?: (() => void) | undefined;
   /** Told of a provider's word that contradicts what the payment is already. */
   readonly onContradiction?: (() => void) | undefined;
-  /** Told of every payment that comes to its final code; without a provider when it was refused before one was chosen. */
+  /** Told of every payment that comes to its final code; no provider: it was refused before one was chosen. */
   readonly onEnded?: ((providerId: string | null, code: number) => void) | undefined;
 }
 
@@ -241,9 +241,10 @@ export class PaymentStore {
     throw error;
   }
 
-  /** How long the database would take for both commits of one more payment, as it goes now. */
+  /** How long both commits of one more payment would take; what is accepted before it is to be settled too. */
   get expectedMs(): number {
-    return this.accepts.expectedMs + this.settles.expectedMs;
+    const accepting = this.accepts.load;
+    return this.accepts.expectedMs(accepting) + this.settles.expectedMs(this.settles.load + accepting);
   }
 
   find(agentId: bigint, agentTransactionId: bigint): Promise<Found> {

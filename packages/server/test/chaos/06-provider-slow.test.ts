@@ -142,6 +142,8 @@ async function comparePaces(
     const found = `${disturbed.toFixed(1)} ms instead of ${undisturbed.toFixed(1)} ms`;
     violate(paceRule, `p99 of ${answers.length} answers`, found);
   }
+  if (slowAnswers.unavailable > 0)
+    violate('the slow provider is told as 1', 'slow provider', `${slowAnswers.unavailable} answers 503`);
   if (slowestMs > bound) violate(waitRule, 'slow provider', `${Math.round(slowestMs)} ms`);
   const [late, hung] = [proxy.count('the caller has gone'), proxy.count('hang')];
   const hits = { delayed: proxy.count('delayed'), late, hung };

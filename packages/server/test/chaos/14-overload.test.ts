@@ -123,14 +123,14 @@ class Agent {
 
 /** What there is too little of. */
 interface Limit {
-  readonly name: string;
+  readonly what: string;
   readonly impose: (scene: Scene) => Promise<void>;
 }
 
-const provider: Limit = { name: 'provider', impose: (scene) => addService(scene, concurrency) };
+const provider: Limit = { what: 'provider', impose: (scene) => addService(scene, concurrency) };
 
 const database: Limit = {
-  name: 'database',
+  what: 'database',
   impose: async (scene) => {
     await addService(scene, 1000);
     const lock = /perform 1 from agent_balances b/;
@@ -162,7 +162,7 @@ async function overload(lab: Lab, limit: Limit, seconds: number, build?: string)
   });
   const violations: Violation[] = [];
   const expectThat = (rule: string, holds: boolean, found: string) => {
-    if (!holds) violations.push({ rule, object: limit.name, found });
+    if (!holds) violations.push({ rule, object: limit.what, found });
   };
   try {
     await limit.impose(scene);
@@ -174,10 +174,10 @@ async function overload(lab: Lab, limit: Limit, seconds: number, build?: string)
     const peak = calm.filter(({ code }) => code === 0).length / 4;
     const calmP99 = percentile(calm, 0.99);
     lab.say(
-      `the ${limit.name} limits: peak ${peak.toFixed(0)}/s, p99 ${calmP99.toFixed(0)} ms; now ${times} times as many`,
+      `the ${limit.what} limits: peak ${peak.toFixed(0)}/s, p99 ${calmP99.toFixed(0)} ms; now ${times} times as many`,
     );
 
-    lab.timeline.fault(`${times} × what the ${limit.name} can`);
+    lab.timeline.fault(`${times} × what the ${limit.what} can`);
     const { answers, endedAtMs } = await agent.openLoop(peak * times, seconds);
     lab.timeline.fault('arrivals end');
     const refused = answers.filter(({ httpStatus }) => httpStatus === 503);
