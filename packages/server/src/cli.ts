@@ -6,6 +6,7 @@ import { addAgentCommands } from './cli/agents.js';
 import { addCatalogueCommands } from './cli/catalogue.js';
 import { Context, type GlobalOptions, type Run, type Stdio } from './cli/context.js';
 import { addPaymentCommands } from './cli/payments.js';
+import { addProviderCommands } from './cli/providers.js';
 import { SetupError } from './config.js';
 
 /** PostgreSQL's insufficient_privilege. */
@@ -40,6 +41,7 @@ export async function run(argv: readonly string[], env: NodeJS.ProcessEnv, stdio
     };
   addAgentCommands(program, withContext);
   addCatalogueCommands(program, withContext);
+  addProviderCommands(program, withContext);
   addPaymentCommands(program, withContext);
 
   try {

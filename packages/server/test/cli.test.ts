@@ -87,8 +87,9 @@ describe('usage', () => {
       'tariff',
       'rate',
       'rule',
-      'provider',
       'numbering',
+      'provider',
+      'route',
       'review',
       'payments',
       'verify',
@@ -123,6 +124,7 @@ describe('operators', () => {
     [['rule', 'set', 'r', '--above', '1.00']],
     [['rule', 'remove', 'above-500000']],
     [['provider', 'pause', 'sandbox']],
+    [['route', 'off', 'P1011', 'sandbox']],
     [['review', 'approve', '1', '--note', 'n']],
     [['payments', 'settle', '1', 'executed', '--evidence', 'e']],
     [['payments', 'reverse', '1', '--evidence', 'e']],
@@ -372,6 +374,83 @@ describe('catalogue', () => {
     ]) {
       expect((await tolem(args)).out).not.toContain('hush');
     }
+  });
+
+  test('routes are set, changed, listed and removed', async () => {
+    const other = written('other.json', {
+      name: 'O',
+      connector: 'sandbox',
+      settings: { baseUrl: 'http://127.0.0.1:9' },
+    });
+    await tolemJson('provider', 'add', 'other', other);
+    expect((await tolem(['route', 'list', 'P1014'])).out).toMatch(
+      /^P1014 +sandbox +mobile +0 +1 +0 % \+ 0\.00 +yes$/m,
+    );
+    expect((await tolem(['route', 'set', 'P1014', 'other'])).err).toMatch(/--code/);
+    expect((await tolem(['route', 'set', 'P1014', 'nobody', '--code', 'x'])).err).toMatch(
+      /no provider "nobody"/,
+    );
+    const set = await tolemJson(
+      ...[
+        'route',
+        'set',
+        'P1014',
+        'other',
+        '--code',
+        'x',
+        '--priority',
+        '2',
+        '--to',
+        '500.00',
+        '--day',
+        '10000.00',
+      ],
+      ...['--cost', '1.25', '--field', 'account1=msisdn'],
+    );
+    expect(set).toMatchObject([
+      { providerId: 'sandbox', priority: 0n, on: true },
+      {
+        ...{
+          providerId: 'other',
+          providerServiceCode: 'x',
+          priority: 2n,
+          amountMax: '500.00',
+          dayMax: '10000.00',
+        },
+        ...{ costPercent: '1.25', fields: { account1: 'msisdn' }, on: true },
+      },
+    ]);
+    expect(await tolemJson('route', 'off', 'P1014', 'sandbox')).toMatchObject([{ on: false }, { on: true }]);
+    expect(await tolemJson('route', 'set', 'P1014', 'other', '--day', '0')).toMatchObject([
+      {},
+      { dayMax: null, priority: 2n },
+    ]);
+    expect(await tolemJson('route', 'remove', 'P1014', 'other')).toHaveLength(1);
+    expect((await tolem(['route', 'remove', 'P1014', 'sandbox'])).err).toMatch(/last route/);
+    await tolemJson('route', 'on', 'P1014', 'sandbox');
+  });
+
+  test('a provider is tested by a question whose answer is told field by field', async () => {
+    const well = await tolem([
+      'provider',
+      'test',
+      'sandbox',
+      'herbalife',
+      '7770017718',
+      '--amount',
+      '200.00',
+    ]);
+    expect(well.code).toBe(0);
+    expect(well.out).toMatch(/^asked +POST \/check \{.*"account":"7770017718"/m);
+    expect(well.out).toMatch(/^answered +HTTP 200$/m);
+    expect(well.out).toMatch(/^\/status +ok +as it is$/m);
+    expect(well.out).toMatch(/^\/displays\/fio +Test fio +\*{3}$/m);
+    expect(well.out).toMatch(/^shown as fixedAmount +20000\.00$/m);
+    const refused = await tolem(['provider', 'test', 'sandbox', 'mobile', '7770000005']);
+    expect(refused.out).toMatch(/refused: agents are answered 5/);
+    const away = await tolem(['provider', 'test', 'p2', 'mobile', '7770017718']);
+    expect(away.out).toMatch(/^answered +not at all$/m);
+    expect(away.out).toMatch(/it was not sent: .*ECONNREFUSED/);
   });
 
   test('the numbering plan is imported, looked up and shown', async () => {

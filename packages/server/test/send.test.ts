@@ -7,6 +7,7 @@ import { afterEach, describe, expect, it, vi } from 'vitest';
 import { elapsedMs } from '../src/clock.js';
 import { connectors } from '../src/providers/connectors.js';
 import type { Connector, ConnectorFactory, Order, Sender } from '../src/providers/contract.js';
+import { receivedWords, sentWords } from '../src/providers/mask.js';
 import { createSender } from '../src/providers/send.js';
 
 const never = Number.POSITIVE_INFINITY;
@@ -374,7 +375,8 @@ describe('unknown: the request left and no whole answer came', () => {
       detail: 'connector failed: SyntaxError',
     });
     expect(logged).toHaveLength(2);
-    expect(JSON.stringify([logged, record])).not.toMatch(/7701|externalId|S1/);
+    expect(JSON.stringify(logged)).not.toMatch(/7701|externalId|S1/);
+    expect(JSON.stringify(record)).not.toMatch(/7701/);
   });
 });
 
@@ -510,7 +512,48 @@ describe('the record of a call', () => {
       httpStatus: 200,
       outcome: 'executed',
       detail: null,
+      // Of an answer only what the connector calls plain.
+      sent: expect.stringMatching(
+        /^POST \/pay \{"externalId":"[^"*]+","service":"mobile","account":"\*{3}","amount":"\*{3}","currency":"KZT"/,
+      ),
+      received: expect.stringMatching(/^200 \{"externalId":"[^"*]+","status":"executed","reference":"S1"\}$/),
     });
+  });
+
+  it('keeps what was said where the settings want it', async () => {
+    const fake = await provider(answer);
+    const kept = async (settings: Record<string, unknown>) => {
+      const { record } = await pay(senderTo(fake.url, settings));
+      return [record.sent !== undefined, record.received !== undefined];
+    };
+    expect(await kept({ exchanges: 'all' })).toEqual([true, true]);
+    expect(await kept({ exchanges: 'trouble' })).toEqual([false, false]);
+    expect(await kept({ exchanges: 'none' })).toEqual([false, false]);
+    const hung = await provider((socket) => socket.destroy());
+    const { record } = await pay(senderTo(hung.url, { exchanges: 'trouble' }));
+    expect(record.outcome).toBe('unknown');
+    expect([record.sent !== undefined, record.received]).toEqual([true, undefined]);
+  });
+
+  it('what it masks, by the form of what was said', () => {
+    const plain = new Set(['result', 'command', 'osmp_txn_id', 'id']);
+    const received = (body: string, status = 200) => receivedWords({ status, headers: {}, body }, plain);
+    expect(
+      received('{"id":12345678901234567890,"fio":"Имя","list":["a",1,{"result":"5","x":null}],"y":""}'),
+    ).toBe('200 {"id":12345678901234567890,"fio":"***","list":["***","***",{"result":"5","x":null}],"y":""}');
+    const xml =
+      '<response><osmp_txn_id>7</osmp_txn_id><fio kind="f">Имя</fio><result fatal="true">5</result></response>';
+    expect(received(xml)).toBe(
+      '200 <response><osmp_txn_id>7</osmp_txn_id><fio kind="***">***</fio><result fatal="***">5</result></response>',
+    );
+    expect(received('result=0&phone=7770001122')).toBe('200 result=0&phone=***');
+    for (const spoilt of ['{"phone":"7770001122"', '<a>7770001122', 'Абонент 7770001122', '[7770001122'])
+      expect(received(spoilt, 500)).toMatch(/^500 \(\d+ bytes that are not [\w ]+\)$/);
+    expect(received('')).toBe('200 (empty)');
+    const path = '/pay/7770001122?command=pay&account=7770001122&id=7';
+    expect(sentWords({ method: 'GET', path, headers: {}, body: null }, plain)).toBe(
+      'GET /pay/***?command=pay&account=***&id=7',
+    );
   });
 
   it('masks the numbers in the words of a provider and cuts them short', async () => {

@@ -1,9 +1,7 @@
-/** Commands about what is sold and at what price: service, tariff, rate, rule, provider, numbering. */
+/** Commands about what is sold and at what price: service, tariff, rate, rule, numbering. */
 import { Argument, type Command, InvalidArgumentError, Option } from 'commander';
-import { z } from 'zod';
 import { Refusal } from '../audit.js';
 import { importPorted, importPrefixes, lookUp, numberingFacts } from '../catalogue/numbering.js';
-import { getProvider, maskSettings, readProviders, setPaused, setProvider } from '../catalogue/providers.js';
 import { inverseRate, listRateHistory, type RateRecord, readRates, setRate } from '../catalogue/rates.js';
 import { readRules, removeRule, setRule } from '../catalogue/rules.js';
 import {
@@ -17,10 +15,8 @@ import {
   setServiceState,
 } from '../catalogue/services.js';
 import { getTariff, parseTariff, readTariffs, setTariff } from '../catalogue/tariffs.js';
-import type { ProviderFacts, Service, Tariff } from '../core/catalogue.js';
+import type { Service, Tariff } from '../core/catalogue.js';
 import { formatRate, parseRate } from '../core/money.js';
-import { connectors } from '../providers/connectors.js';
-import { createSender } from '../providers/send.js';
 import { amount, type Context, count, id, money, type Run, readTextFile } from './context.js';
 import { facts, formatPercent, table } from './print.js';
 
@@ -29,7 +25,6 @@ export function addCatalogueCommands(program: Command, run: Run): void {
   addTariffCommands(program, run);
   addRateCommands(program, run);
   addRuleCommands(program, run);
-  addProviderCommands(program, run);
   addNumberingCommands(program, run);
 }
 
@@ -380,112 +375,6 @@ function addRuleCommands(program: Command, run: Run): void {
         cli.show({ ruleId, removed: true }, () => `Rule ${ruleId} was removed.`);
       }),
     );
-}
-
-function addProviderCommands(program: Command, run: Run): void {
-  const provider = program.command('provider').description('providers: who executes the payments');
-
-  provider
-    .command('list')
-    .description('all providers')
-    .action(
-      run(async (cli: Context) => {
-        const providers = (await readProviders(await cli.database())).map(masked);
-        cli.show(providers, () =>
-          table(
-            ['provider', 'name', 'connector', 'paused'],
-            providers.map((each) => [each.providerId, each.name, each.connector, each.paused]),
-          ),
-        );
-      }),
-    );
-
-  const show = (cli: Context, facts: ProviderFacts) =>
-    cli.show(masked(facts), () => providerWords(masked(facts)));
-
-  provider
-    .command('show')
-    .description('a provider with its settings; secrets are masked')
-    .argument('<providerId>')
-    .action(
-      run(async (cli: Context, providerId: string) =>
-        show(cli, await getProvider(await cli.database(), providerId)),
-      ),
-    );
-
-  for (const verb of ['pause', 'resume'] as const) {
-    provider
-      .command(verb)
-      .description(
-        verb === 'pause'
-          ? 'answer 8 to payments of its services for now'
-          : 'take payments of its services again',
-      )
-      .argument('<providerId>')
-      .action(
-        run(async (cli: Context, providerId: string) => {
-          const { db, operator } = await cli.change();
-          show(cli, await setPaused(db, providerId, verb === 'pause', operator));
-        }),
-      );
-  }
-
-  provider
-    .command('set')
-    .description('create a provider from a JSON file, or replace its name, connector and settings')
-    .argument('<providerId>')
-    .argument('<file>')
-    .addHelpText(
-      'after',
-      `
-The file: { "name": "Sandbox", "connector": "sandbox", "settings": { "baseUrl": "http://127.0.0.1:8021" } }
-Connectors: ${[...connectors.keys()].join(', ')}.`,
-    )
-    .action(
-      run(async (cli: Context, providerId: string, path: string) => {
-        const read = readProvider(readTextFile(path));
-        const { db, operator } = await cli.change();
-        show(cli, await setProvider(db, { providerId, ...read }, checkSettings, operator));
-      }),
-    );
-}
-
-const providerShape = z.strictObject({
-  name: z.string(),
-  connector: z.string(),
-  settings: z.record(z.string(), z.unknown()),
-});
-
-function readProvider(text: string): z.output<typeof providerShape> {
-  try {
-    return providerShape.parse(JSON.parse(text));
-  } catch (error) {
-    const why = error instanceof z.ZodError ? z.prettifyError(error) : (error as Error).message;
-    throw new Refusal(`The file of the provider cannot be used, nothing was changed; correct it: ${why}`);
-  }
-}
-
-/** The judgement of those who will read the settings: the sender and the connector. */
-function checkSettings(connector: string, settings: ProviderFacts['settings']): void {
-  const candidate = { providerId: 'new', name: 'new', connector, settings, paused: false };
-  const providers = new Map([['new', candidate]]);
-  createSender({ providers: () => providers, connectors, log: { error: () => {} } }).offers('new');
-}
-
-function masked(provider: ProviderFacts): ProviderFacts {
-  return { ...provider, settings: maskSettings(provider.settings) };
-}
-
-function providerWords(provider: ProviderFacts): string {
-  return facts([
-    ['provider', provider.providerId],
-    ['name', provider.name],
-    ['connector', provider.connector],
-    ['paused', provider.paused],
-    ...Object.entries(provider.settings).map(
-      ([name, value]) => [name, typeof value === 'string' ? value : JSON.stringify(value)] as const,
-    ),
-  ]);
 }
 
 function addNumberingCommands(program: Command, run: Run): void {

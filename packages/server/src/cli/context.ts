@@ -124,11 +124,11 @@ export function agentTransaction(text: string): bigint {
   throw new InvalidArgumentError('Expected a whole number above zero.');
 }
 
-export function count(max: number): (text: string) => number {
+export function count(max: number, min = 1): (text: string) => number {
   return (text) => {
-    const value = /^\d{1,9}$/.test(text) ? Number(text) : 0;
-    if (value >= 1 && value <= max) return value;
-    throw new InvalidArgumentError(`Expected a whole number from 1 to ${max}.`);
+    const value = /^\d{1,9}$/.test(text) ? Number(text) : -1;
+    if (value >= min && value <= max) return value;
+    throw new InvalidArgumentError(`Expected a whole number from ${min} to ${max}.`);
   };
 }
 
