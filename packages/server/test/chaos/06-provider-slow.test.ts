@@ -142,8 +142,10 @@ async function comparePaces(
     const found = `${disturbed.toFixed(1)} ms instead of ${undisturbed.toFixed(1)} ms`;
     violate(paceRule, `p99 of ${answers.length} answers`, found);
   }
-  if (slowAnswers.unavailable > 0)
-    violate('the slow provider is told as 1', 'slow provider', `${slowAnswers.unavailable} answers 503`);
+  // Where too many wait for it already, a payment is not taken; that is seldom.
+  const { unavailable, open } = slowAnswers;
+  if (unavailable > 0.02 * open)
+    violate('the slow provider is told as 1', 'slow provider', `${unavailable} answers 503, ${open} with 1`);
   if (slowestMs > bound) violate(waitRule, 'slow provider', `${Math.round(slowestMs)} ms`);
   const [late, hung] = [proxy.count('the caller has gone'), proxy.count('hang')];
   const hits = { delayed: proxy.count('delayed'), late, hung };
@@ -175,7 +177,7 @@ function p99(times: readonly number[]): number {
 
 const shortTimes: Times = {
   ...{ payWaitMs: 1600, answerMsMax: 2000, delayMsMax: 24_000 },
-  ...{ undisturbedMs: 5000, disturbedMs: 10_000 },
+  ...{ undisturbedMs: 4000, disturbedMs: 8000 },
 };
 const fullTimes: Times = {
   ...{ payWaitMs: 8000, answerMsMax: 10_000, delayMsMax: 120_000 },

@@ -117,7 +117,7 @@ async function exhaust(
         // Those of all agents mixed.
         await sleep(Math.random() * 50);
         const body = payBody(BigInt(index + 1), String(amountMinor / 100n));
-        return repeatUntil(client, token, body, until, note);
+        return repeatUntil(client, token, body, until, { note, pauseMs: payments });
       }),
     );
   const expectDone = async (replies: readonly Reply[], done: number) => {
@@ -179,7 +179,7 @@ experiment({
   name: 'an overdraft race',
   minutesMax: { short: 4, full: 60 },
   run: async (lab) => {
-    const ofMany = await overdraw(lab, { ...many, rounds: lab.size(2, 50) });
+    const ofMany = await overdraw(lab, { ...many, rounds: lab.size(1, 50) });
     return together({ many: ofMany, one: await overdraw(lab, { ...single, rounds: 1 }) });
   },
   controls: [
@@ -188,7 +188,7 @@ experiment({
       rule: fitsRule,
       run: (lab) =>
         overdraw(lab, {
-          ...{ ...many, rounds: 2 },
+          ...{ ...many, rounds: 1 },
           async sabotage({ owner }) {
             await owner.query('alter table agent_balances drop constraint agent_within_limit');
             for (const name of ['accept_payments', 'resume_payments'])

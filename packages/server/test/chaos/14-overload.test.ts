@@ -264,7 +264,7 @@ experiment({
   timed,
   minutesMax: { short: 6, full: 30 },
   run: async (lab) => {
-    const seconds = lab.size(10, 300);
+    const seconds = lab.size(8, 300);
     const byProvider = await overload(lab, provider, seconds);
     return together({ provider: byProvider, database: await overload(lab, database, seconds) });
   },
@@ -276,7 +276,7 @@ experiment({
         overload(
           lab,
           provider,
-          10,
+          8,
           brokenBuild([
             {
               file: 'providers/send.js',
@@ -293,7 +293,7 @@ experiment({
         overload(
           lab,
           database,
-          8,
+          6,
           brokenBuild([
             {
               file: 'db/lane.js',

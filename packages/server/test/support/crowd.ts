@@ -56,15 +56,15 @@ export function countsText(counts: Iterable<readonly [what: unknown, count: numb
   return Array.from(counts, ([what, count]) => `${what} × ${count}`).join(', ');
 }
 
-/** The same body again until its code is one that ends the wait, for at most a minute; `note` is told every answer. */
+/** The same body again until its code is one that ends the wait, for at most a minute. `note` is told every answer. */
 export async function repeatUntil(
   client: Client,
   token: string,
   body: string,
   until: (code: number | null) => boolean,
-  note?: (reply: Reply) => void,
+  { note, pauseMs = 100 }: { note?: (reply: Reply) => void; pauseMs?: number } = {},
 ): Promise<Reply> {
-  for (const endAtMs = performance.now() + 60_000; ; await sleep(100)) {
+  for (const endAtMs = performance.now() + 60_000; ; await sleep(pauseMs)) {
     const reply = await ask(client, token, body);
     note?.(reply);
     if (until(reply.code) || performance.now() > endAtMs) return reply;
