@@ -1,5 +1,6 @@
-/** Commands about who executes the payments: provider, route. */
-import { type Command, InvalidArgumentError, Option } from 'commander';
+/** Commands about who executes the payments: provider, route, simulate. */
+import { join } from 'node:path';
+import { Argument, type Command, InvalidArgumentError, Option } from 'commander';
 import { z } from 'zod';
 import { Refusal } from '../audit.js';
 import { getProvider, maskSettings, readProviders, setPaused, setProvider } from '../catalogue/providers.js';
@@ -16,6 +17,8 @@ import type { ProviderFacts } from '../core/catalogue.js';
 import { formatMinor } from '../core/money.js';
 import { connectors } from '../providers/connectors.js';
 import { createSender } from '../providers/send.js';
+import { startSimulator } from '../providers/simulators/simulator.js';
+import { simulators } from '../providers/simulators/simulators.js';
 import { tryCheck } from '../providers/try.js';
 import { amount, type Context, count, type Run, readTextFile } from './context.js';
 import { facts, formatPercent, table } from './print.js';
@@ -133,7 +136,61 @@ Connectors: ${[...connectors.keys()].join(', ')}.`,
     );
 
   addRouteCommands(program, run);
+  addSimulateCommand(program, run);
 }
+
+/** For people who write against a provider's protocol. Runs until it is stopped; needs no database. */
+function addSimulateCommand(program: Command, run: Run): void {
+  program
+    .command('simulate')
+    .description(
+      'run a simulated provider that speaks one of the protocols; the end of an account scripts what happens',
+    )
+    .addArgument(new Argument('<protocol>').choices([...simulators.keys()]))
+    .addOption(new Option('--port <n>', '0: any free one').default(8030).argParser(count(65_535, 0)))
+    .option('--host <host>', 'where it listens', '127.0.0.1')
+    .option('--data-dir <directory>', 'where it keeps what it executed; absent: data/simulators/<protocol>')
+    .addOption(
+      new Option('--delay-ms <n>', 'how long every answer is held back')
+        .default(0)
+        .argParser(count(600_000, 0)),
+    )
+    .addOption(
+      new Option('--slow-ms <n>', 'how long a slow one takes').default(30_000).argParser(count(600_000, 0)),
+    )
+    .addOption(
+      new Option('--settle-ms <n>', 'when what ends later ends').default(3000).argParser(count(600_000, 0)),
+    )
+    .addOption(
+      new Option('--variant <word>', 'of the protocol; repeat it for more').default([]).argParser(words),
+    )
+    .action(
+      run(async (cli: Context, protocol: string, options: SimulateOptions) => {
+        const { port, host, delayMs, slowMs, settleMs, variant } = options;
+        const dataDir = options.dataDir ?? join(cli.config.dataDir, 'simulators', protocol);
+        const simulator = await startSimulator(simulators.get(protocol)!(variant), {
+          ...{ port, host, dataDir, delayMs, slowMs, settleMs },
+        });
+        cli.tell(`${protocol} simulator on ${simulator.url}; what it executed: ${simulator.url}/registry`);
+        await new Promise<void>((stop) => {
+          for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => stop());
+        });
+        await simulator.close();
+      }),
+    );
+}
+
+interface SimulateOptions {
+  readonly port: number;
+  readonly host: string;
+  readonly dataDir?: string;
+  readonly delayMs: number;
+  readonly slowMs: number;
+  readonly settleMs: number;
+  readonly variant: readonly string[];
+}
+
+const words = (text: string, before: readonly string[] = []) => [...before, text];
 
 function extra(
   text: string,

@@ -1,4 +1,4 @@
-/** The choice of a route as the centre stands now: what the sender sees of the providers, and what went by each today. */
+/** The choice of a route as the centre stands now: how its sender sees the providers, what went by each today. */
 import type { Reference, Service } from '../core/catalogue.js';
 import { type Choice, chooseRoute, type Route, type Standing } from '../core/routes.js';
 import type { Sender } from '../providers/contract.js';

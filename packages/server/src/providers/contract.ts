@@ -114,8 +114,8 @@ export interface Connector {
   /** Of the provider's answers, by its name in the Encoding Standard; absent: UTF-8. */
   readonly charset?: string;
   /**
-   * Names of JSON members, XML elements and attributes, query and form parameters whose values may stand readable in the
-   * payment's history: codes, statuses, ids and dates. All other values are masked.
+   * Names of JSON members, XML elements and attributes, query and form parameters whose values may stand readable in
+   * the payment's history: codes, statuses, ids and dates. All other values are masked.
    */
   readonly plain?: ReadonlySet<string>;
   buildCheck(inquiry: Inquiry): HttpRequest;

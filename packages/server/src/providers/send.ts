@@ -79,7 +79,7 @@ const settingsShape = z.object({
     })
     .nullable()
     .default({ calls: 20, share: 0.8, openMs: 5000 }),
-  /** What a breaker that is open asks to see whether the provider answers again; absent: the next payment is the try. */
+  /** What an open breaker asks to see whether the provider answers again; absent: the next payment is the try. */
   probe: z
     .strictObject({
       serviceCode: z.string().min(1).max(64),
