@@ -45,17 +45,15 @@ export function osmpWords({ charset = 'utf-8' }: OsmpOptions = {}): Words {
     if (again && dial === '0072') return { ...xml(''), body: '' };
     const result = again ? (refusedRepeats.get(dial) ?? resultOf(state)) : resultOf(state);
     const named = (name: string, text: string) => `<${name}>${escapeXml(text)}</${name}>`;
-    const answer = xml(
-      [
-        dial === '0074' ? '' : named('osmp_txn_id', asked.externalId),
-        executed && result === 0 ? named('prv_txn', state.reference.slice(1)) : '',
-        asked.kind === 'pay' ? named('sum', asked.amount) : '',
-        named('result', String(result)),
-        state.status === 'ok' ? '<fields><field1 name="balance">-12.50</field1></fields>' : '',
-        named('comment', result === 0 ? 'Успешно' : 'Отказ'),
-      ].join(''),
-    );
-    return dial === '0073' ? { ...answer, body: String(answer.body).replace('</result>', '') } : answer;
+    const elements = [
+      dial === '0074' ? '' : named('osmp_txn_id', asked.externalId),
+      executed && result === 0 ? named('prv_txn', state.reference.slice(1)) : '',
+      asked.kind === 'pay' ? named('sum', asked.amount) : '',
+      named('result', String(result)),
+      state.status === 'ok' ? '<fields><field1 name="balance">-12.50</field1></fields>' : '',
+      named('comment', result === 0 ? 'Успешно' : 'Отказ'),
+    ].join('');
+    return xml(dial === '0073' ? elements.replace('</result>', '') : elements);
   }
 
   return { name: 'osmp', deduplicates: true, read, write, notUnderstood: xml('<result>300</result>') };
@@ -80,7 +78,12 @@ function formOf(body: Buffer, charset: string): URLSearchParams {
     return decoder.decode(Buffer.from(bytes, 'latin1'));
   };
   const pairs = body.toString('latin1').split('&');
-  return new URLSearchParams(pairs.map((pair) => pair.split('=').map(unescaped)));
+  return new URLSearchParams(
+    pairs.map((pair): [string, string] => {
+      const [name = '', value = ''] = pair.split('=');
+      return [unescaped(name), unescaped(value)];
+    }),
+  );
 }
 
 function charOf(hex: string): string {
