@@ -1,4 +1,5 @@
-import { rmSync } from 'node:fs';
+import { readFileSync, rmSync } from 'node:fs';
+import { join } from 'node:path';
 import { setTimeout as delay } from 'node:timers/promises';
 import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, it, test, vi } from 'vitest';
@@ -504,6 +505,30 @@ describe('properties', () => {
         expect(pay(answer(text), careful).kind).toBe('unknown');
       }),
     );
+  });
+});
+
+describe('docs/connectors/osmp.md', () => {
+  const page = readFileSync(join(import.meta.dirname, '../../../docs/connectors/osmp.md'), 'utf8');
+  const { settings } = JSON.parse(/^```json\n([\s\S]*?)^```$/m.exec(page)![1]!);
+
+  test('its example is taken, and has every setting of its table', () => {
+    expect(connector(settings).offers.deduplicates).toBe(true);
+    const { baseUrl: _, answerMsMax: __, ...own } = settings;
+    const rows = [...page.matchAll(/^\| `(\w+)` \| /gm)].map(([, name]) => name);
+    expect(rows).toEqual(Object.keys(own));
+  });
+
+  test('its table of codes is what the connector does', () => {
+    const rows = [...page.matchAll(/^\| (\d+) \| (.+) \| (.+) \|$/gm)];
+    expect(rows).toHaveLength(12);
+    const words = (outcome: { kind: string; code?: number }) =>
+      outcome.code === undefined ? outcome.kind : `${outcome.kind}, ${outcome.code}`;
+    for (const [, result, atCheck, atPay] of rows) {
+      const toCheck = told({ osmp_txn_id: checkTxnId, result: result! });
+      const toPay = told(result === '0' ? executed : refusal(result!));
+      expect([words(check(toCheck)), words(pay(toPay))], result).toEqual([atCheck, atPay]);
+    }
   });
 });
 
