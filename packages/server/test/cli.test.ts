@@ -90,6 +90,7 @@ describe('usage', () => {
       'numbering',
       'provider',
       'route',
+      'simulate',
       'review',
       'payments',
       'verify',

@@ -16,6 +16,7 @@ import { temporaryDirectory } from './support/database.js';
 import { type FaultProxy, type Plan, startFaultProxy } from './support/fault-proxy.js';
 
 const order: Order = {
+  again: false,
   externalId: '4-1795491977',
   serviceCode: 'mobile',
   account: '7770017711',
@@ -130,6 +131,20 @@ describe('requests', () => {
     expect(paramsOf(named.buildPay(order).path).get('txn_id')).toBe(order.externalId);
     const executed = told({ osmp_txn_id: order.externalId, prv_txn: '17', result: '0' });
     expect(named.parsePay(executed, order)).toEqual({ kind: 'executed', reference: '17' });
+  });
+
+  test('a repeat that is refused proves less than a first request', () => {
+    const outcomes = (again: boolean, settings = {}) =>
+      ['4', '5', '7', '79', '241', '242'].map(
+        (result) =>
+          connector(settings).parsePay(told({ osmp_txn_id: String(order.transactionId), result }), {
+            ...order,
+            again,
+          }).kind,
+      );
+    expect(outcomes(false)).toEqual(Array(6).fill('refused'));
+    expect(outcomes(true)).toEqual(['refused', 'refused', 'unknown', 'unknown', 'unknown', 'unknown']);
+    expect(outcomes(true, { fatalAgain: [4, 5, 7, 79, 241, 242] })).toEqual(Array(6).fill('refused'));
   });
 
   test.each([
@@ -774,7 +789,7 @@ describe('through the centre', () => {
       await Promise.all([open, lost].map((each) => centre.pay(each)));
       await delay(1500);
       expect((await centre.pay(open)).code).toBe(1);
-      await use({ fatal: [4, 5, 300] });
+      await use({ fatal: [4, 5, 300], fatalAgain: [4, 5, 300] });
       expect((await centre.payUntil(open, isFinal, 20_000)).code).toBe(300);
       expect((await centre.pay(lost)).code).toBe(1);
       const limits = requestFor('0242');

@@ -36,6 +36,7 @@ function orderFor(account: string, externalId = freshId()): Order {
     extras: {},
     extraServices: null,
     transactionId: 64n,
+    again: false,
     acceptedAt: new Date('2026-01-31T10:00:00.000Z'),
   };
 }

@@ -103,6 +103,7 @@ function senderTo(
 }
 
 const order = (): Order => ({
+  again: false,
   externalId: freshId(),
   serviceCode: 'mobile',
   account,

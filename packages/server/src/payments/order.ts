@@ -93,7 +93,7 @@ export interface WaitingRow {
   readonly attempt_over_ms: bigint;
 }
 
-export function orderOfRow(row: WaitingRow): Order {
+export function orderOfRow(row: WaitingRow, again: boolean): Order {
   const details = readDetails(row.details);
   return {
     externalId: externalIdOf(row.agent_id, row.agent_transaction_id),
@@ -105,5 +105,6 @@ export function orderOfRow(row: WaitingRow): Order {
     extraServices: details.extraServices ?? null,
     transactionId: row.id,
     acceptedAt: row.accepted_at,
+    again,
   };
 }

@@ -253,6 +253,7 @@ export class PayStory {
         extraServices: request.extraServices,
         transactionId: claimed.transactionId,
         acceptedAt: claimed.acceptedAt,
+        again: false,
       };
       const sendBefore = leaseEnds - sender.callMsMax(providerId) - leaseMarginMs;
       const { outcome, record } = await step(

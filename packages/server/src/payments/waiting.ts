@@ -71,7 +71,7 @@ async function work(parts: QueueParts, row: WaitingRow, claimedAt: number, span:
   const asksByRepeating = row.what === 'send' && row.attempt_over_ms < 0n;
   if (row.what === 'send' && !asksByRepeating) row = await reroute(parts, row);
   const offers = sender.offers(row.provider_id);
-  const order = orderOfRow(row);
+  const order = orderOfRow(row, asksByRepeating);
 
   if (row.what === 'inquire' && !offers.status) {
     // Without a status inquiry a repeat is the only question, and only where it cannot execute twice. Else an operator

@@ -49,6 +49,11 @@ export interface Order {
   /** The centre’s transactionId and the moment of acceptance. */
   readonly transactionId: bigint;
   readonly acceptedAt: Date;
+  /**
+   * The request is a question: an earlier one may have reached the provider, and may have been executed. Where it is
+   * not certain that a provider repeats what it said first, what it refuses now says nothing of the first one.
+   */
+  readonly again: boolean;
 }
 
 export interface Refused {

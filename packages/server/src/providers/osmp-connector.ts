@@ -101,6 +101,7 @@ const settingsShape = z.object({
     .prefault({}),
   displays: z.strictObject({ check: shown, pay: shown }).prefault({}),
   fatal: z.array(z.literal([4, 5, 7, 79, 241, 242, 300])).default([4, 5, 7, 79, 241, 242]),
+  fatalAgain: z.array(z.literal([4, 5, 7, 79, 241, 242, 300])).default([4, 5]),
   refusalMayHaveReference: z.boolean().default(false),
   deduplicates: z.boolean().default(true),
 });
@@ -125,6 +126,7 @@ const problems: Readonly<Record<keyof Settings, string>> = {
   answer: 'must be different names of elements for response, osmp_txn_id, prv_txn, sum and result',
   displays: 'must be {"check": …, "pay": …}, each names of elements or fields with the keys of displays',
   fatal: 'must be a list of codes out of 4, 5, 7, 79, 241, 242 and 300',
+  fatalAgain: 'must be a list of codes out of 4, 5, 7, 79, 241, 242 and 300',
   refusalMayHaveReference: 'must be true or false',
   deduplicates: 'must be true or false',
 };
@@ -140,6 +142,7 @@ export const osmpConnector: ConnectorFactory = (given) => {
   const fixed = Object.entries({ ...settings.parameters, ...settings.secretParameters });
   const extras = Object.entries(settings.extras);
   const fatal = new Set(settings.fatal.map(String));
+  const fatalAgain = new Set(settings.fatalAgain.map(String));
   const headers: Record<string, string> = { accept: 'text/xml, application/xml' };
   if (settings.method === 'POST') headers['content-type'] = 'application/x-www-form-urlencoded';
   if (settings.basic) {
@@ -202,7 +205,8 @@ export const osmpConnector: ConnectorFactory = (given) => {
     }
     if (result === '90') return told.fatal === true ? unproven(told) : { kind: 'pending', reference };
     const code = refusals.get(result);
-    if (code === undefined || !fatal.has(result) || told.fatal === false) return unproven(told);
+    const proves = (asked.again ? fatalAgain : fatal).has(result);
+    if (code === undefined || !proves || told.fatal === false) return unproven(told);
     if (reference !== null && !settings.refusalMayHaveReference)
       return unknown(`result ${result} with a reference`);
     if (sumMinor !== null && sumMinor !== 0n && sumMinor !== asked.amountMinor)
