@@ -1,5 +1,9 @@
 /** Every provider protocol the centre speaks, by the name that a provider's record carries. */
 import type { ConnectorFactory } from './contract.js';
 import { sandboxConnector } from './sandbox-connector.js';
+import { v20Connector } from './v20-connector.js';
 
-export const connectors: ReadonlyMap<string, ConnectorFactory> = new Map([['sandbox', sandboxConnector]]);
+export const connectors: ReadonlyMap<string, ConnectorFactory> = new Map([
+  ['sandbox', sandboxConnector],
+  ['agent-v20', v20Connector],
+]);
