@@ -18,8 +18,8 @@ import { upstreamNumber, v20Connector } from '../src/providers/v20-connector.js'
 import { Crowd, everyFate, isFinal, type Payment, payBody } from './support/crowd.js';
 import { freshDatabase } from './support/database.js';
 import { type Moment, startFaultProxy, type Treatment } from './support/fault-proxy.js';
-import { judge } from './support/oracle.js';
-import { openScene, type Scene, type Server } from './support/processes.js';
+import { judge, type Violation } from './support/oracle.js';
+import { brokenBuild, openScene, type Scene, type Server } from './support/processes.js';
 import { contractText } from './support/protocol.js';
 
 const token = 'tlm_a-token-of-the-upstream';
@@ -369,9 +369,10 @@ type Chain = Awaited<ReturnType<typeof openChain>>;
 
 /**
  * Two centres, each with a database of its own. The lower one sells the upper one's services under the same ids, as its
- * only agent, over a network that can be spoilt. The upper one's provider is the sandbox.
+ * only agent, over a network that can be spoilt. The upper one's provider is the sandbox. `build`: another one for the
+ * lower centre than the one under test.
  */
-async function openChain(agents: number) {
+async function openChain(agents: number, build?: string) {
   const open = (count: number, fundsMinor: bigint) =>
     openScene({
       agents: count,
@@ -412,7 +413,7 @@ async function openChain(agents: number) {
   );
   const servers: { upper: Server; lower: Server } = {
     upper: upper.start({ port: upper.port }),
-    lower: lower.start({ port: lower.port }),
+    lower: lower.start({ port: lower.port, build }),
   };
   await Promise.all([servers.upper.ready, servers.lower.ready]);
 
@@ -444,45 +445,49 @@ async function paymentsOf({ owner }: Scene): Promise<Row[]> {
   return rows;
 }
 
-/** Both centres' payments, books and the sandbox's registry, as one story with what the agents were told. */
-async function judgeChain(chain: Chain, payments: readonly Payment[]): Promise<void> {
+/** What is wrong in both centres' payments and books, the sandbox's registry and what the agents were told. */
+async function judgeChain(chain: Chain, payments: readonly Payment[]): Promise<Violation[]> {
   const { upper, lower, account, bodies } = chain;
   await untilSettled(upper);
   await untilSettled(lower);
+  const numberOf = ({ agentId, id }: { agentId: bigint; id: bigint }) => upstreamNumber(`${agentId}-${id}`);
   const mine = await paymentsOf(lower);
   const theirs = new Map((await paymentsOf(upper)).map((row) => [String(row.id), row]));
-  const nameOf = new Map(
-    mine.map(({ agentId, id }) => [
-      `${account.agentId}-${upstreamNumber(`${agentId}-${id}`)}`,
-      `${agentId}-${id}`,
-    ]),
-  );
+  const amounts = new Map(payments.map((each) => [`${each.agentId}-${each.id}`, each.amountMinor]));
 
+  // The sandbox knows the upper centre's names of what the lower one's agents ordered.
+  const names = new Map(
+    mine.map((row) => [`${account.agentId}-${numberOf(row)}`, `${row.agentId}-${row.id}`]),
+  );
   const registry = (await upper.sandbox.registry()).map((row) => ({
     ...row,
-    externalId: nameOf.get(row.externalId) ?? row.externalId,
+    externalId: names.get(row.externalId) ?? row.externalId,
   }));
   const { owner, callers, fundsMinor } = lower;
-  expect(await judge({ payments, registry, owner, callers, fundsMinor })).toEqual([]);
-  expect((await verify(upper.owner)).problems).toEqual([]);
-  expect(await lower.sandbox.registry()).toEqual([]);
+  const violations = await judge({ payments, registry, owner, callers, fundsMinor });
+  const violate = (rule: string, object: string, found: string) => violations.push({ rule, object, found });
 
+  for (const { what, object, expected, found } of (await verify(upper.owner)).problems)
+    violate('the upper books agree with themselves', object, `${what}: ${found} instead of ${expected}`);
   let spent = 0n;
-  for (const { agentId, id, code, reference } of mine) {
-    const number = upstreamNumber(`${agentId}-${id}`);
-    const name = `${agentId}-${id}`;
-    const there = theirs.get(number);
-    theirs.delete(number);
+  for (const row of mine) {
+    const name = `${row.agentId}-${row.id}`;
+    const there = theirs.get(numberOf(row));
+    theirs.delete(numberOf(row));
     // Refused at the inquiry, it never went up.
-    if (!there) expect(code, name).toBe(5);
-    else expect(code, name).toBe(there.code);
-    if (code === 0) expect(reference, name).toBe(String(there!.transactionId));
-    const made = payments.find((each) => each.agentId === agentId && each.id === id)!;
-    if (there && (code === 0 || code === 1)) spent += made.amountMinor;
+    if (row.code !== (there?.code ?? 5)) violate('both have one code', name, `${row.code}, ${there?.code}`);
+    if (row.code === 0 && row.reference !== String(there?.transactionId))
+      violate('a success has the upper transactionId for its reference', name, `${row.reference}`);
+    if (there?.code === 0 || there?.code === 1) spent += amounts.get(name) ?? 0n;
   }
-  expect([...theirs.values()]).toEqual([]);
-  expect(await upper.available(account.agentId)).toBe(upperFundsMinor - spent);
-  for (const [number, texts] of bodies) expect([...texts], number).toHaveLength(1);
+  for (const number of theirs.keys())
+    violate('the upper centre has only what the lower one asked for', number, 'a payment of no agent');
+  const available = await upper.available(account.agentId);
+  if (available !== upperFundsMinor - spent)
+    violate('our account is debited what was paid', `${account.agentId}`, `${available}, spent ${spent}`);
+  for (const [number, texts] of bodies)
+    if (texts.size !== 1) violate('a repeat is the same text', number, [...texts].join(' '));
+  return violations;
 }
 
 /** Nobody is at work: no lease, and nothing about to be sent. */
@@ -496,65 +501,108 @@ async function untilSettled({ owner }: Scene): Promise<void> {
   }
 }
 
-const crowdOf = ({ lower }: Chain) =>
-  new Crowd({ ports: [lower.port], callers: lower.callers, fates: everyFate, thinkMsMax: 300 });
+interface Passage {
+  readonly ms: number;
+  /** For what is under way after it. */
+  readonly finishMs?: number;
+  readonly fates?: typeof everyFate;
+  readonly meanwhile?: () => Promise<void>;
+}
+
+/** Agents of the lower centre at work for so long, and what is wrong afterwards. */
+async function payThrough(chain: Chain, { ms, finishMs = 90_000, fates = everyFate, meanwhile }: Passage) {
+  const { lower } = chain;
+  const crowd = new Crowd({ ports: [lower.port], callers: lower.callers, fates, thinkMsMax: 300 });
+  await meanwhile?.();
+  await sleep(ms);
+  await crowd.finish(finishMs);
+  return { crowd, violations: await judgeChain(chain, crowd.payments) };
+}
+
+async function withChain(agents: number, build: string | undefined, work: (chain: Chain) => Promise<void>) {
+  const chain = await openChain(agents, build);
+  await work(chain).finally(() => chain.close());
+}
 
 describe('two centres chained', () => {
   test('payments of every fate end with the same code in both, executed once', async () => {
-    const chain = await openChain(12);
-    try {
-      const crowd = crowdOf(chain);
-      await sleep(8000);
-      await crowd.finish(60_000);
+    await withChain(12, undefined, async (chain) => {
+      const { crowd, violations } = await payThrough(chain, { ms: 8000 });
+      expect(violations).toEqual([]);
       expect(crowd.finished).toBeGreaterThan(100);
-      await judgeChain(chain, crowd.payments);
-      const repeated = [...crowd.payments].filter(
-        ({ fate }) => fate.ending === '0001' || fate.ending === '0092',
-      );
-      expect(repeated.length).toBeGreaterThan(0);
-    } finally {
-      await chain.close();
-    }
+      const met = new Set(crowd.payments.map(({ fate }) => fate.ending));
+      for (const ending of ['0001', '0090', '0092', '0095']) expect(met, ending).toContain(ending);
+    });
   }, 180_000);
 
-  test('cuts between the centres, and the upper one killed, leave one story', async () => {
-    const chain = await openChain(12);
-    const { proxy, upper, watch } = chain;
-    try {
-      const crowd = crowdOf(chain);
-      const moments: readonly Moment[] = ['asked', 'forwarded', 'answered', 'half'];
-      const any = <T>(all: readonly T[]) => all[Math.floor(Math.random() * all.length)]!;
-      proxy.follow({
-        connection: () => (Math.random() < 0.1 ? 'reset' : null),
-        exchange: (request) => {
-          watch(request);
-          return Math.random() < 0.3
-            ? { cut: { at: any(moments), by: any(['close', 'close', 'reset', 'hang']) } }
-            : {};
-        },
-      });
-      await sleep(5000);
-      proxy.refuse();
-      await sleep(300);
-      await proxy.accept();
-      proxy.follow({ exchange: watch });
-      for (let i = 0; i < 2; i += 1) {
-        await sleep(1000);
-        chain.servers.upper.signal('SIGKILL');
-        await chain.servers.upper.ended;
+  const moments: readonly Moment[] = ['asked', 'forwarded', 'answered', 'half'];
+  const anyOf = <T>(all: readonly T[]) => all[Math.floor(Math.random() * all.length)]!;
+
+  test('cuts between the centres, and both of them killed, leave one story', async () => {
+    await withChain(12, undefined, async (chain) => {
+      const { proxy, upper, lower, watch, servers } = chain;
+      const meanwhile = async () => {
+        proxy.follow({
+          connection: () => (Math.random() < 0.1 ? 'reset' : null),
+          exchange: (request) => {
+            watch(request);
+            if (Math.random() > 0.3) return {};
+            return { cut: { at: anyOf(moments), by: anyOf(['close', 'close', 'reset', 'hang']) } };
+          },
+        });
+        await sleep(5000);
+        proxy.refuse();
         await sleep(300);
-        chain.servers.upper = upper.start({ port: upper.port });
-        await chain.servers.upper.ready;
-      }
-      await sleep(1000);
-      await crowd.finish(90_000);
-      for (const moment of moments) expect(proxy.count(moment), moment).toBeGreaterThan(0);
+        await proxy.accept();
+        proxy.follow({ exchange: watch });
+        for (const which of ['upper', 'lower', 'upper'] as const) {
+          await sleep(1000);
+          servers[which].signal('SIGKILL');
+          await servers[which].ended;
+          await sleep(300);
+          const scene = which === 'upper' ? upper : lower;
+          servers[which] = scene.start({ port: scene.port });
+          await servers[which].ready;
+        }
+      };
+      const { crowd, violations } = await payThrough(chain, { ms: 1000, meanwhile });
+      expect(violations).toEqual([]);
       expect(crowd.finished).toBeGreaterThan(50);
-      await judgeChain(chain, crowd.payments);
-    } finally {
-      await chain.close();
-    }
+      for (const moment of moments) expect(proxy.count(moment), moment).toBeGreaterThan(0);
+    });
   }, 240_000);
+
+  test.each([
+    [
+      'that takes 1 for a refusal',
+      'the final code is what the provider made of it',
+      { from: "['1', { check: null, pay: 'pending' }]", to: "['1', { check: null, pay: 300 }]" },
+    ],
+    [
+      'that numbers its attempts anew',
+      'the upper centre has only what the lower one asked for',
+      {
+        from: "hash('sha256', externalId, 'hex')",
+        to: "hash('sha256', externalId + Math.floor(Date.now() / 1000), 'hex')",
+      },
+    ],
+    [
+      'that stamps its attempts anew',
+      'a repeat is the same text',
+      { from: 'common(order, order.acceptedAt)', to: 'common(order, new Date())' },
+    ],
+  ])(
+    'a lower build %s is found out',
+    async (_, rule, change) => {
+      const build = brokenBuild([{ file: 'providers/v20-connector.js', ...change }]);
+      await withChain(6, build, async (chain) => {
+        const fates = everyFate.filter(({ ending }) => ['', '0001', '0090'].includes(ending));
+        const { violations } = await payThrough(chain, { ms: 3000, finishMs: 8000, fates });
+        expect(violations.map((each) => each.rule)).toContain(rule);
+      });
+    },
+    180_000,
+  );
 
   describe('one payment at a time', () => {
     let chain: Chain;
