@@ -1,6 +1,6 @@
 /**
- * Another centre as a provider: what its answers prove, and two whole centres chained, whose payments, books and answers
- * must be one story, whatever happens between them.
+ * Another centre as a provider: what its answers prove, and two whole centres chained, whose payments, books and
+ * answers must be one story, whatever happens between them.
  */
 import { setTimeout as sleep } from 'node:timers/promises';
 import { Client } from 'undici';
