@@ -2,8 +2,10 @@
 import type { ConnectorFactory } from './contract.js';
 import { osmpConnector } from './osmp-connector.js';
 import { sandboxConnector } from './sandbox-connector.js';
+import { v20Connector } from './v20-connector.js';
 
 export const connectors: ReadonlyMap<string, ConnectorFactory> = new Map([
+  ['agent-v20', v20Connector],
   ['osmp', osmpConnector],
   ['sandbox', sandboxConnector],
 ]);
