@@ -149,6 +149,16 @@ async function start(
     inflightMax: config.inflightMax,
     batchMax: config.batchMax,
     wrapSender: options.wrapSender,
+    ratesFeed: config.ratesFeedUrl
+      ? { url: config.ratesFeedUrl, everyMs: config.ratesFeedPeriodMs }
+      : undefined,
+    operatorLookup: config.operatorLookupUrl
+      ? {
+          url: config.operatorLookupUrl,
+          waitMs: config.operatorLookupMs,
+          cacheMs: config.operatorLookupCacheMs,
+        }
+      : undefined,
     chores: [{ name: 'low balances', everyMs: 5000, step: () => tellLowBalances(pool, mailer, log) }],
     watch: monitorPort === null ? undefined : monitor.watch,
     spans,

@@ -146,8 +146,7 @@ export class PayStory {
     let shown = null;
     // What cannot be sent soon is not taken; a payment that was taken before is answered as ever.
     const isBehind = isForProvider(decision) && this.parts.sender.isBehind(decision.service.providerId);
-    if (decision.kind === 'accept' && (decision.conversion || isBehind))
-      decision = { kind: 'inquire', service: decision.service };
+    if (decision.kind === 'accept' && isBehind) decision = { kind: 'inquire', service: decision.service };
     if (decision.kind === 'inquire' || decision.kind === 'invalid') {
       const found = await store.find(agentId, request.agentTransactionId);
       if (found.payment) {
@@ -278,10 +277,10 @@ export class PayStory {
     found: Awaited<ReturnType<PaymentStore['find']>>,
     way: Way | undefined,
   ) {
-    const { sender, reference, log } = this.parts;
+    const { sender, log } = this.parts;
     const inputs = fingerprintOf(inquiryWords(service, request));
     const quote = found.quote?.fresh && found.quote.inputs === inputs ? found.quote : null;
-    const rateE10 = quote?.rateE10 ?? reference().rates.get(`${agent.currency}/${service.currency}`) ?? null;
+    const rateE10 = quote?.rateE10 ?? null;
     if (quote?.offer) return { kind: 'offered' as const, offer: quote.offer, rateE10 };
     if (!service.inquiryRequired) return { kind: 'offered' as const, offer: {}, rateE10 };
 
