@@ -41,14 +41,16 @@ const daysAheadMax = 7;
 
 /** Fetches when it is time to and nobody else does. */
 export async function followFeed({ pool, everyMs, read, signal, log }: FeedParts): Promise<void> {
-  const taken = await pool.query(
-    `update rate_feed set next_at = now() + $1 * interval '1 ms', tried_at = now() where next_at <= now()`,
+  const { rows: taken } = await pool.query<{ now: Date }>(
+    `update rate_feed set next_at = now() + $1 * interval '1 ms', tried_at = now() where next_at <= now()
+     returning now() as now`,
     [leaseMs],
   );
-  if (taken.rowCount === 0) return;
+  if (!taken[0]) return;
+  const { now } = taken[0];
   const before = await readFeedState(pool);
   const { feed, problem } = await read(signal).then(
-    (feed) => ({ feed, problem: problemOf(feed, before) }),
+    (feed) => ({ feed, problem: problemOf(feed, before, now) }),
     (error: Error) => ({ feed: null, problem: error.message }),
   );
   if (signal.aborted) {
@@ -72,8 +74,8 @@ export async function followFeed({ pool, everyMs, read, signal, log }: FeedParts
   }
 }
 
-function problemOf(feed: FeedRates, before: FeedState): string | null {
-  const aheadMs = Date.parse(feed.date) - Date.now();
+function problemOf(feed: FeedRates, before: FeedState, now: Date): string | null {
+  const aheadMs = Date.parse(feed.date) - now.getTime();
   if (aheadMs > daysAheadMax * 86_400_000) return `it is of ${feed.date}, which is too far ahead`;
   if (before.feedDate !== null && feed.date < before.feedDate)
     return `it is of ${feed.date}, and was of ${before.feedDate} before`;
