@@ -194,6 +194,33 @@ create table tolem.quotes (
   constraint quotes_pkey PRIMARY KEY (agent_id, agent_transaction_id, shard)
 ) with (fillfactor=90);
 
+create table tolem.rate_feed (
+  only_row boolean default true not null,
+  next_at timestamp with time zone default now() not null,
+  tried_at timestamp with time zone,
+  read_at timestamp with time zone,
+  feed_date date,
+  problem text,
+  held jsonb default '{}'::jsonb not null,
+  constraint rate_feed_only_row_check CHECK (only_row),
+  constraint rate_feed_pkey PRIMARY KEY (only_row)
+);
+
+create table tolem.rate_pairs (
+  from_currency text not null,
+  to_currency text not null,
+  margin_ppm integer default 0 not null,
+  age_max_s integer,
+  jump_max_ppm integer default 50000 not null,
+  fed boolean default false not null,
+  constraint rate_pairs_age_max_s_check CHECK ((age_max_s > 0)),
+  constraint rate_pairs_check CHECK (((to_currency ~ '^[A-Z]{3}$'::text) AND (to_currency <> from_currency))),
+  constraint rate_pairs_from_currency_check CHECK ((from_currency ~ '^[A-Z]{3}$'::text)),
+  constraint rate_pairs_jump_max_ppm_check CHECK (((jump_max_ppm >= 1) AND (jump_max_ppm <= 1000000))),
+  constraint rate_pairs_margin_ppm_check CHECK (((margin_ppm >= 0) AND (margin_ppm <= 1000000))),
+  constraint rate_pairs_pkey PRIMARY KEY (from_currency, to_currency)
+);
+
 create table tolem.rates (
   rate_id bigint generated always as identity not null,
   from_currency text not null,
@@ -201,9 +228,15 @@ create table tolem.rates (
   rate_e10 bigint not null,
   valid_from timestamp with time zone default now() not null,
   operator text not null,
+  market_e10 bigint,
+  margin_ppm integer default 0 not null,
+  source text default 'hand'::text not null,
+  quoted_at timestamp with time zone,
   constraint rates_check CHECK (((to_currency ~ '^[A-Z]{3}$'::text) AND (to_currency <> from_currency))),
   constraint rates_from_currency_check CHECK ((from_currency ~ '^[A-Z]{3}$'::text)),
+  constraint rates_market_e10_check CHECK ((market_e10 > 0)),
   constraint rates_rate_e10_check CHECK ((rate_e10 > 0)),
+  constraint rates_source_check CHECK ((source = ANY (ARRAY['hand'::text, 'file'::text, 'feed'::text]))),
   constraint rates_pkey PRIMARY KEY (rate_id)
 );
 
@@ -881,6 +914,8 @@ CREATE TRIGGER keep_final BEFORE UPDATE ON tolem.payments FOR EACH ROW WHEN (((o
 
 CREATE TRIGGER reference_changed AFTER INSERT OR DELETE OR UPDATE OR TRUNCATE ON tolem.providers FOR EACH STATEMENT EXECUTE FUNCTION tolem.reference_changed();
 
+CREATE TRIGGER reference_changed AFTER INSERT OR DELETE OR UPDATE OR TRUNCATE ON tolem.rate_pairs FOR EACH STATEMENT EXECUTE FUNCTION tolem.reference_changed();
+
 CREATE TRIGGER reference_changed AFTER INSERT OR DELETE OR UPDATE OR TRUNCATE ON tolem.rates FOR EACH STATEMENT EXECUTE FUNCTION tolem.reference_changed();
 
 CREATE TRIGGER reference_changed AFTER INSERT OR DELETE OR UPDATE OR TRUNCATE ON tolem.routes FOR EACH STATEMENT EXECUTE FUNCTION tolem.reference_changed();
@@ -949,7 +984,11 @@ grant insert, select, update on table tolem.agent_balances to tolem_app;
 
 grant insert, select, update on table tolem.payments to tolem_app;
 
+grant insert, select, update on table tolem.rate_pairs to tolem_app;
+
 grant select on table tolem.migrations to tolem_app;
+
+grant select, update on table tolem.rate_feed to tolem_app;
 
 grant select, update on table tolem.reference_version to tolem_app;
 

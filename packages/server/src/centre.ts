@@ -1,7 +1,9 @@
 /** The use cases of the centre on one database: built by hand, started and stopped whole. No HTTP here. */
 import { randomUUID } from 'node:crypto';
 import type pg from 'pg';
-import { lookUp } from './catalogue/numbering.js';
+import { followFeed } from './catalogue/feed.js';
+import { lookUp, nationalNumber } from './catalogue/numbering.js';
+import { rateTeller } from './catalogue/rates.js';
 import { elapsedMs, within } from './clock.js';
 import type { CallbackAnswer, UseCases } from './core/answers.js';
 import { Overloaded } from './core/answers.js';
@@ -27,6 +29,8 @@ import {
 } from './payments/waiting.js';
 import { connectors } from './providers/connectors.js';
 import type { CallbackRequest, Sender } from './providers/contract.js';
+import { createOperatorLookup, type LookupOptions } from './providers/operator-lookup.js';
+import { fetchRates } from './providers/rates-feed.js';
 import { createSender, type SenderOptions } from './providers/send.js';
 
 export interface CentreParts {
@@ -44,6 +48,10 @@ export interface CentreParts {
   readonly chores: readonly Loop[];
   /** Of the days of routes. */
   readonly zone: string;
+  /** Where rates are fetched, and how often. */
+  readonly ratesFeed?: { readonly url: string; readonly everyMs: number } | undefined;
+  /** Who is asked for a number's operator before the plan is. */
+  readonly operatorLookup?: LookupOptions | undefined;
   /** For measurements: what stands between the centre and its providers. */
   readonly wrapSender?: ((sender: Sender) => Sender) | undefined;
   readonly watch?: Watch | undefined;
@@ -81,6 +89,8 @@ export interface Centre {
 const laneSettings = '-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_bitmapscan=off';
 const dayMs = 86_400_000;
 const claimMax = 200;
+/** How often a process looks whether a rate has become too old, and whether the feed is to be fetched. */
+const ratesLookMs = 10_000;
 /** A call may wait as long for a free connection to its provider. */
 const queueMsMax = 2000;
 /** Calls of the queue under way at once, so that it never crowds out agents' requests. */
@@ -166,6 +176,20 @@ export function startCentre(parts: CentreParts): Centre {
     return rows.length;
   };
 
+  const leaving = new AbortController();
+  const tellRates = rateTeller(log);
+  const rates = async (): Promise<number> => {
+    tellRates(reference().rates);
+    const { ratesFeed } = parts;
+    if (ratesFeed) {
+      const { url, everyMs } = ratesFeed;
+      const read = (signal: AbortSignal) => fetchRates(url, signal);
+      await followFeed({ pool, everyMs, read, signal: leaving.signal, log });
+    }
+    return 0;
+  };
+  const operators = parts.operatorLookup ? createOperatorLookup(parts.operatorLookup) : null;
+
   const loops = runLoops(
     [
       { name: 'leases', everyMs: 500, step: () => takeExpiredLeases(pool, log) },
@@ -175,6 +199,7 @@ export function startCentre(parts: CentreParts): Centre {
       { name: 'quotes', everyMs: 60_000, step: () => purgeQuotes(pool, 30 * dayMs) },
       { name: 'routes', everyMs: 1000, step: () => routing.share(pool) },
       { name: 'months', everyMs: 3_600_000, step: () => makeEventMonths(pool) },
+      { name: 'rates', everyMs: ratesLookMs, step: rates },
       ...parts.chores,
     ],
     log,
@@ -216,13 +241,18 @@ export function startCentre(parts: CentreParts): Centre {
         return { agentId, agentName: agent.name, currency: agent.currency, ...balance };
       },
       operatorByPhone: async (phoneNumber) => {
+        const number = nationalNumber(phoneNumber);
+        const told = number === null ? null : ((await operators?.of(number)) ?? null);
+        if (told !== null && reference().services.has(told))
+          return { code: 0, reason: null, serviceId: told };
         const found = await within(patienceMs, lookUp(pool, phoneNumber), late);
         if (found.kind === 'found') return { code: 0, reason: null, serviceId: found.serviceId };
         return { code: found.kind === 'malformed' ? 4 : 5, reason: null, serviceId: null };
       },
     },
     async stop() {
-      await Promise.all([ear.close(), loops.stop(), story.drain(2000, 4000)]);
+      leaving.abort();
+      await Promise.all([operators?.close(), ear.close(), loops.stop(), story.drain(2000, 4000)]);
       // What the providers have not answered by now is cut, is unknown, and is written down as such.
       await sender.close(500);
       const until = performance.now() + 1000;

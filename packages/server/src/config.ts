@@ -132,6 +132,12 @@ function isPostgresUrl(value: string): boolean {
   }
 }
 
+function isHttpUrl(value: string): boolean {
+  if (!URL.canParse(value)) return false;
+  const { protocol, username, password } = new URL(value);
+  return (protocol === 'http:' || protocol === 'https:') && username === '' && password === '';
+}
+
 const file = text('the path of a file', (value) => !value.includes('\0'));
 const postgresUrl = text('a URL such as postgresql://user:password@host:5432/database', isPostgresUrl);
 const smtpUrl = text('a URL such as smtps://user:password@host:465', (value) =>
@@ -147,6 +153,16 @@ const host = text(
   'an address or a host name',
   (value) => isIP(value) > 0 || /^[a-z0-9]([a-z0-9.-]{0,252})$/i.test(value),
 );
+const httpUrl = text('a URL such as https://host/path', isHttpUrl);
+const lookupUrl = text(
+  'a URL with {phone} in it, such as https://host/operator?phone={phone}',
+  (value) => value.split('{phone}').length === 2 && isHttpUrl(value) && placesOf(value).size === 1,
+);
+/** Where a URL leads for two numbers: the number may say what is asked, not who. */
+function placesOf(value: string): Set<string> {
+  return new Set(['0', '1'].map((digit) => new URL(value.replace('{phone}', digit)).origin));
+}
+
 const key32: Kind<Buffer> = {
   expects: '32 bytes in base64 (openssl rand -base64 32 makes some)',
   schema: z
@@ -246,6 +262,35 @@ export const settings = {
     whole(1000, 2_592_000_000),
     '86400000',
     'How long a payment waits for funds (220) before 250.',
+  ),
+  ratesFeedUrl: optional(
+    'TOLEM_RATES_FEED_URL',
+    httpUrl,
+    'Where rates are fetched, in the XML of the National Bank of Kazakhstan; absent: rates are set by people.',
+  ),
+  ratesFeedPeriodMs: setting(
+    'TOLEM_RATES_FEED_PERIOD_MS',
+    whole(10_000, 86_400_000),
+    '3600000',
+    'How often rates are fetched, by one of all processes.',
+  ),
+  operatorLookupUrl: optional(
+    'TOLEM_OPERATOR_LOOKUP_URL',
+    lookupUrl,
+    'Who is asked which operator serves a number, before the numbering plan; absent: only the plan.',
+    true,
+  ),
+  operatorLookupMs: setting(
+    'TOLEM_OPERATOR_LOOKUP_MS',
+    whole(1, 10_000),
+    '1000',
+    'How long operatorByPhone waits for that answer before it takes the plan.',
+  ),
+  operatorLookupCacheMs: setting(
+    'TOLEM_OPERATOR_LOOKUP_CACHE_MS',
+    whole(1, 86_400_000),
+    '600000',
+    'How long such an answer is kept in memory.',
   ),
   inflightMax: setting(
     'TOLEM_INFLIGHT_MAX',

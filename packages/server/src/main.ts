@@ -150,6 +150,16 @@ async function start(
     batchMax: config.batchMax,
     wrapSender: options.wrapSender,
     zone: config.timeZone,
+    ratesFeed: config.ratesFeedUrl
+      ? { url: config.ratesFeedUrl, everyMs: config.ratesFeedPeriodMs }
+      : undefined,
+    operatorLookup: config.operatorLookupUrl
+      ? {
+          url: config.operatorLookupUrl,
+          waitMs: config.operatorLookupMs,
+          cacheMs: config.operatorLookupCacheMs,
+        }
+      : undefined,
     chores: [{ name: 'low balances', everyMs: 5000, step: () => tellLowBalances(pool, mailer, log) }],
     watch: monitorPort === null ? undefined : monitor.watch,
     spans,

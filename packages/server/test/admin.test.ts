@@ -14,7 +14,7 @@ import { correct, topUp } from '../src/agents/funds.js';
 import { confirmToken, createToken, getToken, revokeToken, TokenUses } from '../src/agents/tokens.js';
 import { changing, inTransaction, listAudit, Refusal } from '../src/audit.js';
 import { maskSettings, setPaused, setProvider } from '../src/catalogue/providers.js';
-import { inverseRate, listRateHistory, readRates, setRate } from '../src/catalogue/rates.js';
+import { direct, inverse, listRateHistory, ratesOf, readRates, setRate } from '../src/catalogue/rates.js';
 import { readRules, removeRule, setRule } from '../src/catalogue/rules.js';
 import {
   getService,
@@ -682,8 +682,12 @@ describe('tariffs', () => {
 
 describe('rates', () => {
   test('the newest rate is valid, all are kept', async () => {
-    await setRate(pool, { fromCurrency: 'KZT', toCurrency: 'USD', rateE10: parseRate('0.0021')! }, by);
-    await setRate(pool, { fromCurrency: 'KZT', toCurrency: 'USD', rateE10: parseRate('0.0020833333')! }, by);
+    await setRate(pool, { fromCurrency: 'KZT', toCurrency: 'USD', ...direct(parseRate('0.0021')!) }, by);
+    await setRate(
+      pool,
+      { fromCurrency: 'KZT', toCurrency: 'USD', ...direct(parseRate('0.0020833333')!) },
+      by,
+    );
     expect(await readRates(pool)).toEqual([
       expect.objectContaining({ fromCurrency: 'KZT', toCurrency: 'USD', rateE10: 20_833_333n, operator: by }),
     ]);
@@ -698,9 +702,9 @@ describe('rates', () => {
     ['480', '0.0020833333'],
     ['0.5', '2'],
     ['3', '0.3333333333'],
-    ['1.5', '0.6666666667'],
-  ])('the inverse of %s is %s', (given, inverse) => {
-    expect(inverseRate(parseRate(given)!)).toBe(parseRate(inverse));
+    ['1.5', '0.6666666666'],
+  ])('the inverse of %s is %s', (given, rate) => {
+    expect(ratesOf(inverse(parseRate(given)!), 0)?.rateE10).toBe(parseRate(rate));
   });
 
   test.each([
@@ -708,7 +712,9 @@ describe('rates', () => {
     ['kzt', 'USD', 1n],
     ['KZT', 'USD', 0n],
   ])('%s → %s at %s is refused', async (fromCurrency, toCurrency, rateE10) => {
-    await expect(setRate(pool, { fromCurrency, toCurrency, rateE10 }, by)).rejects.toThrow(Refusal);
+    await expect(setRate(pool, { fromCurrency, toCurrency, ...direct(rateE10) }, by)).rejects.toThrow(
+      Refusal,
+    );
   });
 
   test('the application cannot rewrite the history of rates', async () => {

@@ -345,6 +345,35 @@ describe('catalogue', () => {
     expect(await tolemJson('rate', 'list')).toHaveLength(2);
   });
 
+  test('a pair has its margin, greatest age and jump; files and what is yet to begin are shown', async () => {
+    expect(
+      await tolemJson('rate', 'pair', 'KZT', 'CHF', '--margin', '1.5', '--max-age', '96', '--jump', '3'),
+    ).toMatchObject({ marginPercent: '1.5', ageMaxS: 345_600n, jumpMaxPercent: '3', fed: false });
+    expect(await tolemJson('rate', 'pair', 'KZT', 'CHF', '--max-age', 'off', '--feed', 'on')).toMatchObject({
+      marginPercent: '1.5',
+      ageMaxS: null,
+      fed: true,
+    });
+    expect(await tolemJson('rate', 'pair')).toHaveLength(1);
+    const file = written('rates.csv', 'from,to,inverse\nKZT,CHF,480\n');
+    expect((await tolem(['rate', 'import', file])).out).toMatch(
+      /^KZT +CHF +0.0020525451 +0.0020833333 +1.5 /m,
+    );
+    expect((await tolem(['rate', 'list'])).out).toMatch(/^KZT +CHF .* yes +file/m);
+    expect((await tolem(['rate', 'feed'])).out).toMatch(/^last tried/);
+    const later = await tolem(['rate', 'set', 'KZT', 'CHF', '1', '--from', '2099-01-01T00:00:00+05:00']);
+    expect(later.out).toBe('1 KZT = 0.9852216748 CHF from 2099-01-01 00:00:00 on.\n');
+    for (const wrong of [
+      ['pair', 'KZT', 'CHF'],
+      ['pair', 'KZT'],
+      ['pair', 'KZT', 'CHF', '--margin', '1,5'],
+      ['pair', 'KZT', 'CHF', '--max-age', '0'],
+      ['set', 'KZT', 'CHF', '1', '--from', '2099-01-01'],
+      ['import', written('wrong.csv', 'from,to,inverse\nKZT,CHF,x\n')],
+    ])
+      expect((await tolem(['rate', ...wrong])).code, wrong.join(' ')).not.toBe(0);
+  });
+
   test('rules are set, listed and removed', async () => {
     await tolemJson('rule', 'set', 'games', '--above', '100.00', '--service', 'P2001');
     expect((await tolem(['rule', 'list'])).out).toMatch(/^games +100\.00 +P2001 +all$/m);

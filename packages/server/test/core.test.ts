@@ -79,7 +79,6 @@ describe('amounts', () => {
   test('halves are rounded up', () => {
     expect(shareOf(50n, 10_000)).toBe(1n);
     expect(shareOf(49n, 10_000)).toBe(0n);
-    expect(convert(5n, parseRate('0.1')!)).toBe(1n);
   });
 });
 
@@ -403,8 +402,13 @@ describe('the ladder of a payment', () => {
         offered(invoices),
       ),
     ],
-    ['no rate is 300', 300, decide({ currency: 'EUR' })],
-    ['a conversion to nothing is 241', 241, decide({ currency: 'USD' }, { amountToMinor: 200n })],
+    ['no rate is 300', 300, decide({ currency: 'EUR' }, {}, offered({}))],
+    ['another currency asks for the quote first', 'inquire', decide({ currency: 'EUR' })],
+    [
+      'a conversion to nothing is 241',
+      241,
+      decide({ currency: 'USD' }, { amountToMinor: 200n }, offered({})),
+    ],
     ['an added fee within the tariff', 1, decide({}, { amountFromMinor: 24_000n })],
     ['an added fee above the tariff is 255', 255, decide({}, { amountFromMinor: 24_001n })],
     ['an amount above a security rule is 153', 153, decide({}, { amountToMinor: 50_000_001n })],
@@ -418,6 +422,20 @@ describe('the ladder of a payment', () => {
     const asked = { offer: {}, rateE10: parseRate('0.01') };
     const decision = decide({ currency: 'USD' }, {}, asked);
     expect(decision).toMatchObject({ kind: 'accept', orderAmountMinor: 200n });
+  });
+
+  test('a rate that is too old stops the service and says so, and a promised one is honoured still', () => {
+    const rates = new Map([['KZT/USD', 'too_old' as const]]);
+    expect(decide({ currency: 'USD' }, {}, offered({}), { rates })).toEqual({
+      kind: 'refuse',
+      code: 300,
+      reason: 'rate_too_old|KZT/USD',
+    });
+    const asked = { offer: {}, rateE10: parseRate('0.01') };
+    expect(decide({ currency: 'USD' }, {}, asked, { rates })).toMatchObject({ kind: 'accept' });
+    expect(decide({}, {}, offered({}), { rates }).kind).toBe('accept');
+    const check = decideCheck(reference({ currency: 'USD' }, { rates }), agent, request(), offered({}));
+    expect(check).toMatchObject({ kind: 'refuse', code: 300, reason: 'rate_too_old|KZT/USD' });
   });
 
   test('a paused provider closes its services', () => {

@@ -28,6 +28,8 @@ const files = [
   'docs/errors.md',
   'docs/operations.md',
   'docs/providers.md',
+  'docs/rates.md',
+  'docs/numbering.md',
 ] as const;
 const pages = Object.fromEntries(
   files.map((path) => [path, readFileSync(join(root, path), 'utf8')]),

@@ -1,13 +1,22 @@
 import { createWriteStream } from 'node:fs';
 import { mkdtemp, rm, writeFile } from 'node:fs/promises';
+import { createServer, type Server, type ServerResponse } from 'node:http';
+import type { AddressInfo } from 'node:net';
 import { tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { pipeline } from 'node:stream/promises';
+import fc from 'fast-check';
 import type pg from 'pg';
-import { afterAll, beforeAll, describe, expect, it } from 'vitest';
+import { afterAll, beforeAll, beforeEach, describe, expect, it } from 'vitest';
 import { Refusal } from '../src/audit.js';
 import { importPorted, importPrefixes, lookUp, numberingFacts } from '../src/catalogue/numbering.js';
 import { openClient, openPool } from '../src/db/connect.js';
+import {
+  createOperatorLookup,
+  type LookupOptions,
+  type OperatorLookup,
+} from '../src/providers/operator-lookup.js';
+import { openCentre } from './support/centre.js';
 import { freshDatabase, type TestDatabase } from './support/database.js';
 
 let database: TestDatabase;
@@ -102,6 +111,43 @@ describe('imports', () => {
     expect(await serviceOf('7770000000')).toBe('unknown');
   });
 
+  it.each([
+    ['7010000000-7019999999', ['701']],
+    ['7010000000-7014999999', ['7010', '7011', '7012', '7013', '7014']],
+    ['+77010000000-+77010000009', ['701000000']],
+    ['7010000005-7010000005', ['7010000005']],
+    ['7019999998-7020000001', ['7019999998', '7019999999', '7020000000', '7020000001']],
+    ['0000000000-9999999999', ['0', '1', '2', '3', '4', '5', '6', '7', '8', '9']],
+  ])('take the range %s as its prefixes', async (range, expected) => {
+    expect((await prefixes(`${range},P1\n`)).rows).toBe(expected.length);
+    const { rows } = await owner.query('select prefix from numbering_prefixes order by prefix');
+    expect(rows.map((row) => row.prefix)).toEqual(expected);
+  });
+
+  it('take any range as just its numbers', async () => {
+    const number = fc.integer({ min: 7_000_000_000, max: 7_000_099_999 });
+    await fc.assert(
+      fc.asyncProperty(number, number, fc.array(number, { maxLength: 5 }), async (one, other, some) => {
+        const [first, last] = [Math.min(one, other), Math.max(one, other)];
+        await prefixes(`${first}-${last},P1\n`);
+        for (const each of [first - 1, first, last, last + 1, ...some])
+          expect(await serviceOf(String(each))).toBe(each >= first && each <= last ? 'P1' : 'unknown');
+      }),
+      { numRuns: 25 },
+    );
+  });
+
+  it.each(['7014999999-7010000000', '701-702', '7010000000-', '7010000000-701', '-7010000000'])(
+    'refuse %s, which is no range',
+    async (range) => {
+      await expect(prefixes(`${range},P1\n`)).rejects.toThrow(/line 1: .*or a range/);
+    },
+  );
+
+  it('refuse a range that says again what a line before it said', async () => {
+    await expect(prefixes('7011,P1\n7010000000-7012999999,P2\n')).rejects.toThrow(/line 2: .*earlier line/);
+  });
+
   it('refuse an empty file, a malformed phone, a missing file and a nameless operator', async () => {
     await expect(prefixes('prefix,service_id\n\n')).rejects.toThrow(/no rows/);
     await expect(ported('77777314,P1\n')).rejects.toThrow(/line 1: it is not phone,service_id/);
@@ -164,6 +210,51 @@ describe('imports', () => {
     await other.end();
     expect(await serviceOf('7770000000')).toBe('P2');
     expect(await serviceOf('7780000000')).toBe('P2');
+  });
+
+  it('let look-ups see the old plan or the new one, and never some of both', async () => {
+    const pool = await openPool(database.appOptions, { max: 4 });
+    const count = 20_000;
+    const plan = (service: string) =>
+      csv(Array.from({ length: count }, (_, n) => `${7_000_000_000 + n},${service}\n`).join(''));
+    const [one, other] = [await plan('P1'), await plan('P2')];
+    await importPorted(app, one, 'operator');
+
+    let importing = true;
+    let lookedUp = 0;
+    const seen: string[] = [];
+    // Each asks for the first number and then for the last one: what was new for the first is so for the last.
+    const ask = async () => {
+      while (importing) {
+        const [first, last] = [
+          await lookUp(pool, '7000000000'),
+          await lookUp(pool, `${7_000_000_000 + count - 1}`),
+        ];
+        if (first.kind !== 'found' || last.kind !== 'found') throw new Error('a number was in no plan');
+        seen.push(`${first.serviceId} ${last.serviceId}`);
+        lookedUp += 2;
+      }
+    };
+    // All numbers of some at once, in one look of the database.
+    const mixes = async () => {
+      while (importing) {
+        const { rows } = await pool.query(
+          `select count(distinct service_id)::integer as services, count(*)::integer as numbers from numbering_ported
+           where generation = (select generation from numbering_generation where kind = 'ported')`,
+        );
+        expect(rows).toEqual([{ services: 1, numbers: count }]);
+      }
+    };
+    const askers = [ask(), ask(), mixes()];
+    for (const path of [other, one, other]) await importPorted(app, path, 'operator');
+    importing = false;
+    await Promise.all(askers);
+    await pool.end();
+    expect(lookedUp).toBeGreaterThan(100);
+    expect(new Set(seen)).toContain('P1 P1');
+    expect(new Set(seen)).toContain('P2 P2');
+    // A change of the plan between two questions is to be seen once a change and asker, not more.
+    expect(seen.filter((each) => each === 'P1 P2' || each === 'P2 P1').length).toBeLessThanOrEqual(6);
   });
 
   it('refuse to run twice at once', async () => {
@@ -277,6 +368,124 @@ describe('look-ups', () => {
     await lookUp(counting, '7777731414');
     await lookUp(counting, 'x');
     expect(queries).toBe(1);
+  });
+});
+
+describe('the live look-up', () => {
+  let server: Server;
+  let url: string;
+  let asked: string[] = [];
+  let answer: (phone: string, response: ServerResponse) => void;
+  const says = (serviceId: string) => {
+    answer = (phone, response) => response.end(JSON.stringify({ phone, serviceId }));
+  };
+  const opened: OperatorLookup[] = [];
+  const open = (over: Partial<LookupOptions> = {}) => {
+    const lookup = createOperatorLookup({ url, waitMs: 300, cacheMs: 60_000, ...over });
+    opened.push(lookup);
+    return lookup;
+  };
+
+  beforeAll(async () => {
+    server = createServer((request, response) => {
+      const phone = new URL(request.url!, 'http://h').searchParams.get('phone')!;
+      asked.push(phone);
+      answer(phone, response);
+    });
+    await new Promise<void>((done) => server.listen(0, '127.0.0.1', done));
+    url = `http://127.0.0.1:${(server.address() as AddressInfo).port}/operator?phone={phone}`;
+  });
+  beforeEach(() => {
+    asked = [];
+  });
+  afterAll(async () => {
+    await Promise.all(opened.map((lookup) => lookup.close()));
+    server.closeAllConnections();
+    await new Promise((done) => server.close(done));
+  });
+
+  it('answers, and remembers for a time', async () => {
+    says('P2');
+    const lookup = open({ cacheMs: 200 });
+    expect(await lookup.of('7051112233')).toBe('P2');
+    says('P3');
+    expect(await lookup.of('7051112233')).toBe('P2');
+    expect(asked).toEqual(['7051112233']);
+    await new Promise((done) => setTimeout(done, 250));
+    expect(await lookup.of('7051112233')).toBe('P3');
+  });
+
+  it('remembers so many and forgets the oldest', async () => {
+    says('P2');
+    const lookup = open({ cacheMax: 2 });
+    for (const phone of ['7000000001', '7000000002', '7000000003', '7000000002', '7000000003', '7000000001'])
+      await lookup.of(phone);
+    expect(asked).toEqual(['7000000001', '7000000002', '7000000003', '7000000001']);
+  });
+
+  it('asks once for who asks the same at once, and for no more than 64 together', async () => {
+    answer = (phone, response) =>
+      setTimeout(() => response.end(JSON.stringify({ phone, serviceId: 'P2' })), 100);
+    const lookup = open({ waitMs: 5000 });
+    const same = await Promise.all([lookup.of('7000000001'), lookup.of('7000000001')]);
+    expect(same).toEqual(['P2', 'P2']);
+    expect(asked).toHaveLength(1);
+    const many = await Promise.all(
+      Array.from({ length: 100 }, (_, n) => lookup.of(String(7_100_000_000 + n))),
+    );
+    expect(many.filter((each) => each === null)).toHaveLength(36);
+  });
+
+  it.each<[string, (phone: string, response: ServerResponse) => void]>([
+    [
+      'another status',
+      (phone, response) => response.writeHead(500).end(JSON.stringify({ phone, serviceId: 'P2' })),
+    ],
+    ['another number', (_, response) => response.end('{"phone":"7000000000","serviceId":"P2"}')],
+    ['no number', (_, response) => response.end('{"serviceId":"P2"}')],
+    ['no service', (phone, response) => response.end(JSON.stringify({ phone, serviceId: null }))],
+    ['half of it', (_, response) => response.end('{"phone":"705')],
+    ['a broken connection', (_, response) => response.destroy()],
+    [
+      'too much',
+      (phone, response) => response.end(JSON.stringify({ phone, serviceId: 'P2', x: 'x'.repeat(20_000) })),
+    ],
+    ['nothing in time', () => {}],
+  ])('says nothing when it is answered %s', async (_, reply) => {
+    answer = reply;
+    const startedAt = performance.now();
+    expect(await open().of('7051112233')).toBeNull();
+    expect(performance.now() - startedAt).toBeLessThan(1500);
+  });
+
+  it('is left alone for a while after three failures', async () => {
+    answer = (_, response) => response.writeHead(500).end();
+    const lookup = open();
+    for (let n = 0; n < 10; n += 1) expect(await lookup.of(String(7_200_000_000 + n))).toBeNull();
+    expect(asked).toHaveLength(3);
+  });
+
+  it('comes before the plan in a centre, which answers where it does not help', async () => {
+    const centre = await openCentre({ parts: { operatorLookup: { url, waitMs: 300, cacheMs: 1 } } });
+    const { operatorByPhone } = centre.centre.useCases;
+    try {
+      says('P1013');
+      for (const phone of ['7777731414', '+7 777 773 14 14', '87777731414', '77777731414'])
+        expect(await operatorByPhone(phone)).toEqual({ code: 0, reason: null, serviceId: 'P1013' });
+      expect(new Set(asked)).toEqual(new Set(['7777731414']));
+      says('P9999');
+      expect(await operatorByPhone('7777731415')).toMatchObject({ code: 0, serviceId: 'P1011' });
+      answer = () => {};
+      const startedAt = performance.now();
+      expect(await operatorByPhone('7777731416')).toMatchObject({ code: 0, serviceId: 'P1011' });
+      expect(performance.now() - startedAt).toBeLessThan(1500);
+      expect(await operatorByPhone('7990000000')).toMatchObject({ code: 5 });
+      const before = asked.length;
+      expect(await operatorByPhone('77777')).toMatchObject({ code: 4 });
+      expect(asked).toHaveLength(before);
+    } finally {
+      await centre.close();
+    }
   });
 });
 

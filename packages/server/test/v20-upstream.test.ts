@@ -34,6 +34,7 @@ const order: Order = {
   extras: {},
   extraServices: null,
   transactionId: 64n,
+  again: false,
   acceptedAt: new Date('2026-02-17T11:48:37.999Z'),
 };
 const inquiry: Inquiry = {

@@ -9,7 +9,7 @@ import { inTransaction, type Queryable } from '../audit.js';
 import { parseRate } from '../core/money.js';
 import { importPrefixes } from './numbering.js';
 import { readProviders, setProvider } from './providers.js';
-import { setRate } from './rates.js';
+import { direct, setRate } from './rates.js';
 import { setRule } from './rules.js';
 import { importServices } from './services.js';
 import { setTariff } from './tariffs.js';
@@ -54,7 +54,7 @@ export async function loadDemo(
     await importPrefixes(tx, fileURLToPath(new URL('prefixes.csv', demoDir)), operator);
     await setRate(
       tx,
-      { fromCurrency: 'KZT', toCurrency: 'USD', rateE10: parseRate('0.0020833333')! },
+      { fromCurrency: 'KZT', toCurrency: 'USD', ...direct(parseRate('0.0020833333')!) },
       operator,
     );
     await setTariff(tx, demoTariff, operator);

@@ -16,6 +16,19 @@ export interface Imported {
 
 export type ImportProgress = (progress: { readonly rows: number }) => void;
 
+/** The fewest prefixes that hold just the numbers from `first` to `last`, both of ten digits; none: it is no range. */
+function prefixesOf(first: string, last: string): string[] {
+  if (first.length < 10 || first > last) return [];
+  const found: string[] = [];
+  for (let from = Number(first); from <= Number(last); ) {
+    let size = 1;
+    while (size < 1e9 && from % (size * 10) === 0 && from + size * 10 - 1 <= Number(last)) size *= 10;
+    found.push(String(from / size).padStart(11 - String(size).length, '0'));
+    from += size;
+  }
+  return found;
+}
+
 /** `line` counts from 1. The key is ready for the table: digits of a prefix, or a number of ten digits. */
 interface Row {
   readonly line: number;
@@ -28,16 +41,20 @@ interface Plan {
   readonly table: string;
   readonly column: 'prefix' | 'phone';
   readonly expects: string;
-  /** Null: malformed. */
-  readKey(text: string): string | null;
+  /** Empty: malformed. */
+  readKeys(text: string): readonly string[];
 }
 
 const prefixes: Plan = {
   kind: 'prefixes',
   table: 'numbering_prefixes',
   column: 'prefix',
-  expects: 'the first 1 to 10 digits of a number without +7',
-  readKey: (text) => /^(?:\+7)?(\d{1,10})$/.exec(text)?.[1] ?? null,
+  expects: 'the first 1 to 10 digits of a number without +7, or a range such as 7010000000-7014999999',
+  readKeys: (text) => {
+    const [, first, last] = /^(?:\+7)?(\d{1,10})(?:-(?:\+7)?(\d{10}))?$/.exec(text) ?? [];
+    if (first === undefined) return [];
+    return last === undefined ? [first] : prefixesOf(first, last);
+  },
 };
 
 const ported: Plan = {
@@ -45,7 +62,10 @@ const ported: Plan = {
   table: 'numbering_ported',
   column: 'phone',
   expects: 'a phone number',
-  readKey: nationalNumber,
+  readKeys: (text) => {
+    const number = nationalNumber(text);
+    return number === null ? [] : [number];
+  },
 };
 
 const importMsMax = 1_800_000;
@@ -186,15 +206,15 @@ async function* readRows(plan: Plan, csvPath: string): AsyncGenerator<Row, void>
       const header = !seen && first.toLowerCase() === plan.column;
       seen = true;
       if (header) continue;
-      const key = plan.readKey(first);
-      if (key === null || serviceId === '') {
+      const keys = plan.readKeys(first);
+      if (keys.length === 0 || serviceId === '') {
         throw refusedLine(
           csvPath,
           line,
           `it is not ${plan.column},service_id (${plan.column} is ${plan.expects})`,
         );
       }
-      yield { line, key, serviceId };
+      for (const key of keys) yield { line, key, serviceId };
     }
   }
 }
@@ -240,7 +260,7 @@ export type LookedUp =
   | { readonly kind: 'found'; readonly serviceId: string };
 
 /** `7777731414` of `7777731414`, `+7 (777) 773-14-14`, `77777731414` and `87777731414`; null for anything else. */
-function nationalNumber(text: string): string | null {
+export function nationalNumber(text: string): string | null {
   if (text.length > 40) return null;
   return /^(?:\+7|[78])?(\d{10})$/.exec(text.replace(/[\s()[\]\u2010-\u2015-]/g, ''))?.[1] ?? null;
 }

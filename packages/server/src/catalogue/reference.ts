@@ -5,11 +5,12 @@ import { RE2JS } from 're2js';
 import { readAgents } from '../agents/agents.js';
 import { TokenUses } from '../agents/tokens.js';
 import type { Database, Queryable } from '../audit.js';
+import { elapsedMs } from '../clock.js';
 import type { Agent, Field, Pattern, Reference, Service } from '../core/catalogue.js';
 import type { Route } from '../core/routes.js';
 import { newClient } from '../db/connect.js';
 import { readProviders } from './providers.js';
-import { readRates } from './rates.js';
+import { type RateSchedule, ratesAt, readSchedule } from './rates.js';
 import { ownRoute, readRoutes } from './routes.js';
 import { readRules } from './rules.js';
 import { type FieldRecord, readExceptions, readServices, type ServiceRecord } from './services.js';
@@ -28,6 +29,9 @@ export interface Callers {
 export interface Loaded {
   readonly reference: Reference;
   readonly directory: Callers;
+  /** The rates of the reference and what becomes of them, counted from `readAtMs` of `elapsedMs()`. */
+  readonly schedule: RateSchedule;
+  readonly readAtMs: number;
 }
 
 /** Reads all reference data as they are at one moment. */
@@ -40,6 +44,8 @@ export async function loadReference(db: Database): Promise<Loaded> {
       client.release(client.getTransactionStatus() !== 'I');
     }
   }
+  // Before the database's own now, so that a rate is rather too old too soon than too late.
+  const readAtMs = elapsedMs();
   await db.query('begin isolation level repeatable read, read only');
   try {
     const agents = await readAgents(db);
@@ -50,22 +56,21 @@ export async function loadReference(db: Database): Promise<Loaded> {
     const services = (await readServices(db)).map((each) =>
       serviceOf(each, routes.get(each.serviceId) ?? [ownRoute(each)], patterns, made),
     );
+    const schedule = await readSchedule(db);
     const reference: Reference = {
       version: await readVersion(db),
       agents,
       services: new Map(services.map((each) => [each.serviceId, each])),
       tariffs: await readTariffs(db),
       rules: await readRules(db),
-      rates: new Map(
-        (await readRates(db)).map((each) => [`${each.fromCurrency}/${each.toCurrency}`, each.rateE10]),
-      ),
+      rates: ratesAt(schedule, 0).rates,
       providers: new Map((await readProviders(db)).map((each) => [each.providerId, each])),
       exceptions: await readExceptions(db),
     };
     const directory = await readCallers(db, agents);
     lastPatterns = patterns;
     lastMade = made;
-    return { reference, directory };
+    return { reference, directory, schedule, readAtMs };
   } finally {
     await db.query('rollback').catch(() => {});
   }
@@ -206,6 +211,9 @@ export async function watchReference(
 
 export class ReferenceWatch {
   private loaded: Loaded | null = null;
+  /** When a rate begins or becomes too old next, on the clock of `elapsedMs()`. */
+  private ratesUntilMs = Number.POSITIVE_INFINITY;
+  private turned = false;
   private client: pg.Client | null = null;
   private closed = false;
   private troubled = false;
@@ -241,6 +249,12 @@ export class ReferenceWatch {
   }
 
   current(): Loaded {
+    if (elapsedMs() >= this.ratesUntilMs) {
+      this.turnRates();
+      // Asked anew too: this process's clock may have been set.
+      this.turned = true;
+      this.wake();
+    }
     return this.loaded!;
   }
 
@@ -301,8 +315,19 @@ export class ReferenceWatch {
 
   private async look(): Promise<void> {
     const client = this.client ?? (await this.connect());
-    if ((await readVersion(client)) !== this.loaded?.reference.version)
-      this.loaded = await loadReference(client);
+    const turned = this.turned;
+    if ((await readVersion(client)) === this.loaded?.reference.version && !turned) return;
+    this.turned = false;
+    this.loaded = await loadReference(client);
+    this.turnRates();
+  }
+
+  /** Rates begin and become too old by themselves, also while the database is away. */
+  private turnRates(): void {
+    const { reference, schedule, readAtMs, ...rest } = this.loaded!;
+    const { rates, untilMs } = ratesAt(schedule, elapsedMs() - readAtMs);
+    this.loaded = { ...rest, schedule, readAtMs, reference: { ...reference, rates } };
+    this.ratesUntilMs = readAtMs + untilMs;
   }
 
   private async connect(): Promise<pg.Client> {

@@ -1,8 +1,21 @@
 /** Commands about what is sold and at what price: service, tariff, rate, rule, numbering. */
 import { Argument, type Command, InvalidArgumentError, Option } from 'commander';
 import { Refusal } from '../audit.js';
+import { readFeedState } from '../catalogue/feed.js';
 import { importPorted, importPrefixes, lookUp, numberingFacts } from '../catalogue/numbering.js';
-import { inverseRate, listRateHistory, type RateRecord, readRates, setRate } from '../catalogue/rates.js';
+import {
+  direct,
+  importRates,
+  inverse,
+  listRateHistory,
+  type Pair,
+  type PairSettings,
+  type RateRecord,
+  readPairs,
+  readRates,
+  setPair,
+  setRate,
+} from '../catalogue/rates.js';
 import { readRules, removeRule, setRule } from '../catalogue/rules.js';
 import {
   getService,
@@ -255,29 +268,112 @@ function addRateCommands(program: Command, run: Run): void {
 
   rate
     .command('set')
-    .description('set a rate from now on: KZT USD 0.0020833333, or KZT USD --inverse 480')
+    .description('set a rate: KZT USD 0.0020833333, or KZT USD --inverse 480')
     .argument('<from>', 'currency of the agent')
     .argument('<to>', 'currency of the provider')
     .argument('[rate]', 'what one unit of the first buys, up to 10 decimals', rateText)
     .addOption(new Option('--inverse <rate>', 'what one unit of the second costs').argParser(rateText))
+    .addOption(
+      new Option(
+        '--from <moment>',
+        'when it begins, 2026-12-01T00:00:00+05:00 for one; absent: now',
+      ).argParser(moment),
+    )
+    .addHelpText('after', '\nThe margin of the pair is taken off it: see tolem rate pair.')
     .action(
       run(
         async (
           cli: Context,
           fromCurrency: string,
           toCurrency: string,
-          direct: bigint | undefined,
-          options: { inverse?: bigint },
+          rateE10: bigint | undefined,
+          options: { inverse?: bigint; from?: Date },
         ) => {
-          if ((direct === undefined) === (options.inverse === undefined)) {
+          if ((rateE10 === undefined) === (options.inverse === undefined)) {
             throw new InvalidArgumentError(
               'error: give the rate, or --inverse with what the other currency costs',
             );
           }
-          const rateE10 = direct ?? inverseRate(options.inverse!);
+          const market = rateE10 === undefined ? inverse(options.inverse!) : direct(rateE10);
           const { db, operator } = await cli.change();
-          const set = await setRate(db, { fromCurrency, toCurrency, rateE10 }, operator);
-          cli.show(set, () => `1 ${fromCurrency} = ${formatRate(set.rateE10)} ${toCurrency} from now on.`);
+          const set = await setRate(
+            db,
+            { fromCurrency, toCurrency, ...market, validFrom: options.from },
+            operator,
+          );
+          const since = options.from ? `from ${cli.time(options.from)} on` : 'from now on';
+          cli.show(set, () => `1 ${fromCurrency} = ${formatRate(set.rateE10)} ${toCurrency} ${since}.`);
+        },
+      ),
+    );
+
+  rate
+    .command('import')
+    .description('set the rates of a CSV or JSON file, all of it or nothing')
+    .argument('<file>')
+    .addHelpText(
+      'after',
+      `
+CSV: a header of from,to,rate,inverse,valid_from, in any order; give the rate or the inverse, and leave valid_from
+out for now. JSON: [{ "from": "KZT", "to": "USD", "inverse": "480.50", "valid_from": "2026-12-01T00:00:00+05:00" }].`,
+    )
+    .action(
+      run(async (cli: Context, path: string) => {
+        const text = readTextFile(path);
+        const { db, operator } = await cli.change();
+        const added = await importRates(db, text, operator);
+        cli.show(added, () => rateTable(cli, added));
+      }),
+    );
+
+  rate
+    .command('pair')
+    .description(
+      'settings of a pair: margin, greatest age, whether it follows the feed; without options: all pairs',
+    )
+    .argument('[from]', 'currency of the agent')
+    .argument('[to]', 'currency of the provider')
+    .addOption(
+      new Option('--margin <percent>', 'sold so much dearer, from the next rate on').argParser(percent(0)),
+    )
+    .addOption(
+      new Option('--max-age <hours>', 'not sold by an older rate; off: by any').argParser(hoursOrOff),
+    )
+    .addOption(
+      new Option('--jump <percent>', 'the feed may move the rate so far at once').argParser(percent(1)),
+    )
+    .addOption(new Option('--feed <switch>', 'follow the feed').choices(['on', 'off']))
+    .action(
+      run(
+        async (
+          cli: Context,
+          fromCurrency: string | undefined,
+          toCurrency: string | undefined,
+          options: {
+            margin?: number;
+            maxAge?: { seconds: number | null };
+            jump?: number;
+            feed?: 'on' | 'off';
+          },
+        ) => {
+          const { margin, maxAge, jump, feed } = options;
+          const change = {
+            ...(margin !== undefined && { marginPpm: margin }),
+            ...(maxAge && { ageMaxS: maxAge.seconds }),
+            ...(jump !== undefined && { jumpMaxPpm: jump }),
+            ...(feed && { fed: feed === 'on' }),
+          };
+          if (fromCurrency === undefined || toCurrency === undefined) {
+            if (fromCurrency !== undefined || Object.keys(change).length > 0)
+              throw new InvalidArgumentError('error: name the two currencies of the pair');
+            const pairs = await readPairs(await cli.database());
+            cli.show(pairs, () => pairTable(pairs));
+            return;
+          }
+          if (Object.keys(change).length === 0) throw new InvalidArgumentError('error: name what to change');
+          const { db, operator } = await cli.change();
+          const set = await setPair(db, { fromCurrency, toCurrency }, change, operator);
+          cli.show(set, () => pairTable([set]));
         },
       ),
     );
@@ -292,23 +388,121 @@ function addRateCommands(program: Command, run: Run): void {
     .action(
       run(async (cli: Context, options: { history?: true; limit: number }) => {
         const db = await cli.database();
-        const rates: RateRecord[] = options.history
-          ? await listRateHistory(db, options.limit)
-          : await readRates(db);
+        if (options.history) {
+          const history = await listRateHistory(db, options.limit);
+          cli.show(history, () => rateTable(cli, history));
+          return;
+        }
+        const rates = await readRates(db);
+        const { problem, held } = await readFeedState(db);
         cli.show(rates, () =>
-          table(
-            ['from', 'to', 'rate', 'since', 'operator'],
-            rates.map((each) => [
-              each.fromCurrency,
-              each.toCurrency,
-              formatRate(each.rateE10),
-              cli.time(each.validFrom),
-              each.operator,
-            ]),
-          ),
+          [
+            table(
+              [
+                'from',
+                'to',
+                'rate',
+                'market',
+                'margin %',
+                'since',
+                'age h',
+                'at most h',
+                'sold',
+                'source',
+                'operator',
+              ],
+              rates.map((each) => [
+                each.fromCurrency,
+                each.toCurrency,
+                formatRate(each.rateE10),
+                formatRate(each.marketE10),
+                formatPercent(each.marginPpm),
+                cli.time(each.validFrom),
+                hours(each.ageS),
+                hours(each.ageMaxS),
+                each.tooOld ? 'no, too old' : 'yes',
+                each.source,
+                each.operator,
+              ]),
+            ),
+            ...(problem === null ? [] : [`The feed cannot be used: ${problem}.`]),
+            ...Object.entries(held).map(([pair, why]) => `${pair} does not follow the feed: ${why}.`),
+          ].join('\n'),
         );
       }),
     );
+
+  rate
+    .command('feed')
+    .description('how it stands with the feed of rates')
+    .action(
+      run(async (cli: Context) => {
+        const state = await readFeedState(await cli.database());
+        cli.show(state, () =>
+          facts([
+            ['last tried', cli.time(state.triedAt)],
+            ['last understood', cli.time(state.readAt)],
+            ['of the date', state.feedDate],
+            ['problem', state.problem],
+            ...Object.entries(state.held).map(([pair, why]) => [pair, why] as const),
+          ]),
+        );
+      }),
+    );
+}
+
+function rateTable(cli: Context, rates: readonly RateRecord[]): string {
+  return table(
+    ['from', 'to', 'rate', 'market', 'margin %', 'since', 'source', 'operator'],
+    rates.map((each) => [
+      each.fromCurrency,
+      each.toCurrency,
+      formatRate(each.rateE10),
+      formatRate(each.marketE10),
+      formatPercent(each.marginPpm),
+      cli.time(each.validFrom),
+      each.source,
+      each.operator,
+    ]),
+  );
+}
+
+function pairTable(pairs: readonly (Pair & PairSettings)[]): string {
+  return table(
+    ['from', 'to', 'margin %', 'at most h', 'jump %', 'feed'],
+    pairs.map((each) => [
+      each.fromCurrency,
+      each.toCurrency,
+      formatPercent(each.marginPpm),
+      hours(each.ageMaxS) ?? 'any',
+      formatPercent(each.jumpMaxPpm),
+      each.fed,
+    ]),
+  );
+}
+
+const hours = (seconds: number | null) => (seconds === null ? null : (seconds / 3600).toFixed(1));
+
+function hoursOrOff(text: string): { readonly seconds: number | null } {
+  if (text === 'off') return { seconds: null };
+  if (/^[1-9]\d{0,3}$/.test(text)) return { seconds: Number(text) * 3600 };
+  throw new InvalidArgumentError('Expected a whole number of hours from 1 to 9999, or off.');
+}
+
+function percent(leastPpm: number): (text: string) => number {
+  return (text) => {
+    const match = /^(\d{1,3})(?:\.(\d{1,4}))?$/.exec(text);
+    const ppm = match ? Number(match[1]) * 10_000 + Number((match[2] ?? '').padEnd(4, '0')) : -1;
+    if (ppm >= leastPpm && ppm <= 1_000_000) return ppm;
+    throw new InvalidArgumentError('Expected percent, at most 100, with at most 4 decimals.');
+  };
+}
+
+function moment(text: string): Date {
+  const isMoment = /^\d{4}-\d\d-\d\dT\d\d:\d\d(:\d\d)?(Z|[+-]\d\d:\d\d)$/.test(text);
+  const read = new Date(isMoment ? text : Number.NaN);
+  if (!Number.isNaN(read.getTime())) return read;
+  throw new InvalidArgumentError('Expected a moment with its offset, such as 2026-12-01T00:00:00+05:00.');
 }
 
 function rateText(text: string): bigint {
@@ -383,7 +577,7 @@ function addNumberingCommands(program: Command, run: Run): void {
     .description('numbering plan: which operator serves a phone number');
   const imports = { 'import-prefixes': importPrefixes, 'import-ported': importPorted };
   const words = {
-    'import-prefixes': 'replace the prefixes by those of a CSV file: prefix,service_id',
+    'import-prefixes': 'replace the prefixes and ranges by those of a CSV file: prefix,service_id',
     'import-ported': 'replace the ported numbers by those of a CSV file: phone,service_id',
   };
 

@@ -68,6 +68,6 @@ function outwardEntry(key: string, value: unknown): [string, unknown] {
   if (key.endsWith('Ppm') && (typeof value === 'number' || value === null)) {
     return [`${key.slice(0, -'Ppm'.length)}Percent`, value === null ? null : formatPercent(value)];
   }
-  if (key === 'rateE10' && typeof value === 'bigint') return ['rate', formatRate(value)];
+  if (key.endsWith('E10') && typeof value === 'bigint') return [key.slice(0, -3), formatRate(value)];
   return [key, outward(value)];
 }

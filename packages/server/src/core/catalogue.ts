@@ -81,6 +81,19 @@ export interface SecurityRule {
   readonly agentId: bigint | null;
 }
 
+/** Too old: there is a rate, and nothing may be sold by it any more. */
+export type SellingRate = bigint | 'too_old';
+
+/** What a feed of rates says of one date. */
+export interface FeedRates {
+  /** `2026-11-24`. */
+  readonly date: string;
+  /** The currency that the prices are in. */
+  readonly currency: string;
+  /** By currency: what so many units of it cost, scaled by 10^10. */
+  readonly prices: ReadonlyMap<string, { readonly priceE10: bigint; readonly units: bigint }>;
+}
+
 /** One immutable view of the reference data; replaced whole when anything in it changes. */
 export interface Reference {
   readonly version: bigint;
@@ -88,8 +101,8 @@ export interface Reference {
   readonly services: ReadonlyMap<string, Service>;
   readonly tariffs: ReadonlyMap<string, Tariff>;
   readonly rules: readonly SecurityRule[];
-  /** `KZT/USD` → rate scaled by 10^10. */
-  readonly rates: ReadonlyMap<string, bigint>;
+  /** `KZT/USD` → rate scaled by 10^10, at this moment. */
+  readonly rates: ReadonlyMap<string, SellingRate>;
   readonly providers: ReadonlyMap<string, ProviderFacts>;
   /** agentId → serviceId → allowed; absent: the agent's policy decides. */
   readonly exceptions: ReadonlyMap<bigint, ReadonlyMap<string, boolean>>;

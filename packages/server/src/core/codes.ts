@@ -270,6 +270,14 @@ export const reasons: Readonly<
       en: 'There is no rate for {0}: ask the centre',
     },
   },
+  rate_too_old: {
+    code: 300,
+    text: {
+      ru: 'Курс {0} устарел, продажа остановлена: верните деньги плательщику и создайте новый платёж позже',
+      kk: '{0} бағамы ескірген, сату тоқтатылды: ақшаны төлеушіге қайтарып, кейінірек жаңа төлем жасаңыз',
+      en: 'The rate {0} is too old, sales are stopped: return the money to the payer and make a new payment later',
+    },
+  },
   review_rejected: {
     code: 300,
     text: {

@@ -88,7 +88,9 @@ export function decidePay(
   const limit = refuseByLimits(amountToMinor, service.amountMinMinor, service.amountMaxMinor);
   if (limit) return limit;
 
-  if (asked.offer === undefined && service.inquiryRequired) return { kind: 'inquire', service };
+  // In another currency there may be a quote, whose rate is kept whatever the rate is by now.
+  if (asked.offer === undefined && (service.inquiryRequired || service.currency !== agent.currency))
+    return { kind: 'inquire', service };
   const offer = asked.offer ?? {};
   const byScheme = refuseByScheme(service, request, offer);
   if (byScheme) return byScheme;
@@ -96,7 +98,7 @@ export function decidePay(
   if (byProvider) return byProvider;
 
   const conversion = conversionOf(reference, agent, service, asked);
-  if (conversion === 'no_rate') return noRate(agent, service);
+  if (typeof conversion === 'string') return refuseByRate(agent, service, conversion);
   const orderAmountMinor = conversion ? convert(amountToMinor, conversion.rateE10) : amountToMinor;
   if (orderAmountMinor === 0n) return { kind: 'refuse', code: 241, reason: null };
 
@@ -158,7 +160,7 @@ export function decideCheck(
     if (byProvider) return byProvider;
   }
   const conversion = conversionOf(reference, agent, service, asked);
-  if (conversion === 'no_rate') return noRate(agent, service);
+  if (typeof conversion === 'string') return refuseByRate(agent, service, conversion);
   return {
     kind: 'pass',
     service,
@@ -289,14 +291,18 @@ function conversionOf(
   agent: Agent,
   service: Service,
   asked: Asked,
-): Conversion | null | 'no_rate' {
+): Conversion | null | RateProblem {
   if (service.currency === agent.currency) return null;
   const rateE10 = asked.rateE10 ?? reference.rates.get(`${agent.currency}/${service.currency}`);
-  return rateE10 === undefined ? 'no_rate' : { from: agent.currency, to: service.currency, rateE10 };
+  if (rateE10 === undefined) return 'no_rate';
+  if (rateE10 === 'too_old') return 'rate_too_old';
+  return { from: agent.currency, to: service.currency, rateE10 };
 }
 
-function noRate(agent: Agent, service: Service): Refuse {
-  return { kind: 'refuse', code: 300, reason: reason('no_rate', `${agent.currency}/${service.currency}`) };
+type RateProblem = 'no_rate' | 'rate_too_old';
+
+function refuseByRate(agent: Agent, service: Service, problem: RateProblem): Refuse {
+  return { kind: 'refuse', code: 300, reason: reason(problem, `${agent.currency}/${service.currency}`) };
 }
 
 /** No provider of the service takes such a payment now. */

@@ -55,9 +55,23 @@ export function formatRate(rateE10: bigint): string {
   return `${whole}.${fraction}`;
 }
 
-/** amount × rate in the other currency's minor units, halves rounded up. */
+/**
+ * What is sold by, scaled by 10^10: one unit buys `numerator / denominator` at the market, and the margin makes the
+ * other currency dearer by so many millionths. Cut after the tenth decimal, so that it is never above the exact one.
+ */
+export function soldRate(numerator: bigint, denominator: bigint, marginPpm: number): bigint {
+  return (numerator * rateScale * 1_000_000n) / (denominator * BigInt(1_000_000 + marginPpm));
+}
+
+/**
+ * amount × rate in the other currency's minor units, rounded down. A rate is cut after its tenth decimal, so what is
+ * short of a whole minor unit by less than the cut may have taken, and by no more than a half, is that minor unit:
+ * 840.00 at 0.0020833333, which stands for 1/480, are 1.75.
+ */
 export function convert(amountMinor: bigint, rateE10: bigint): bigint {
-  return (amountMinor * rateE10 + rateScale / 2n) / rateScale;
+  const product = amountMinor * rateE10;
+  const missing = rateScale - (product % rateScale);
+  return product / rateScale + (missing < amountMinor && missing * 2n <= rateScale ? 1n : 0n);
 }
 
 /** A share of an amount in basis points of a basis point (1 000 000 = 100 %), halves rounded up. */

@@ -114,6 +114,13 @@ export function createMetrics(parts: MetricsParts) {
 
   gauge(
     registry,
+    metric('tolem_rate_too_old', 'Whether the rate of this pair is too old, so that nothing is sold by it.', [
+      'pair',
+    ]),
+    () => [...parts.reference().rates].map(([pair, rate]) => [pair, Number(rate === 'too_old')]),
+  );
+  gauge(
+    registry,
     metric('tolem_database_up', 'Whether the database gave the figures below in time; 0: they are absent.'),
     () => [[Number(readings !== null)]],
   );

@@ -152,8 +152,7 @@ export class PayStory {
     if (choice?.kind === 'none') decision = refusedByRoutes(choice.why);
     // What cannot be sent soon is not taken; a payment that was taken before is answered as ever.
     const behind = choice?.kind === 'route' && choice.standing === 'behind' ? choice.route.providerId : null;
-    if (decision.kind === 'accept' && (decision.conversion || behind))
-      decision = { kind: 'inquire', service: decision.service };
+    if (decision.kind === 'accept' && behind) decision = { kind: 'inquire', service: decision.service };
     if (decision.kind === 'inquire' || decision.kind === 'invalid') {
       const found = await store.find(agentId, request.agentTransactionId);
       if (found.payment) {
@@ -300,12 +299,12 @@ export class PayStory {
     found: Awaited<ReturnType<PaymentStore['find']>>,
     way: Way | undefined,
   ) {
-    const { sender, reference, log } = this.parts;
+    const { sender, log } = this.parts;
     const inputs = fingerprintOf(inquiryWords(service, request));
     const fresh = found.quote?.fresh && found.quote.inputs === inputs ? found.quote : null;
     const teller = fresh?.offer?.providerId;
     const quote = teller === undefined || teller === route.providerId ? fresh : null;
-    const rateE10 = quote?.rateE10 ?? reference().rates.get(`${agent.currency}/${service.currency}`) ?? null;
+    const rateE10 = quote?.rateE10 ?? null;
     if (quote?.offer) return { kind: 'offered' as const, offer: quote.offer, rateE10 };
     if (!service.inquiryRequired) return { kind: 'offered' as const, offer: {}, rateE10 };
 
