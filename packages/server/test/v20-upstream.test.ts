@@ -195,7 +195,7 @@ const table: readonly [code: number, check: object, pay: object][] = [
   [130, refused(300, 130), refused(300, 130)],
   [153, unknown('code 153'), pending],
   [155, refused(7, 155), refused(7, 155)],
-  [202, refused(300, 202), unknown('code 202')],
+  [202, refused(300, 202), refused(300, 202)],
   [215, unknown('code 215'), unknown('code 215')],
   [220, unknown('code 220'), pending],
   [241, refused(241), refused(241)],
@@ -272,6 +272,10 @@ describe('what an answer proves', () => {
 
   test('an inquiry refused without a number of the upstream is refused: it names no payment', () => {
     expect(check(answer(202, { transactionId: undefined }))).toEqual(refused(300, 202));
+    // Nothing was taken of a first request; of a repeat it says nothing about the payment.
+    const malformed = answer(202, { transactionId: undefined });
+    expect(connector.parsePay(malformed, { ...order, again: false })).toEqual(refused(300, 202));
+    expect(connector.parsePay(malformed, { ...order, again: true })).toEqual(unknown('code 202'));
     expect(check(answer(0, { transactionId: undefined })).kind).toBe('unknown');
   });
 

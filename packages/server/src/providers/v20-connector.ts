@@ -76,7 +76,7 @@ const meanings: ReadonlyMap<string, Meaning> = new Map<string, Meaning>([
   ['153', { check: null, pay: 'pending' }],
   // The upstream does not let us sell it.
   ['155', { check: 7, pay: 7 }],
-  // A first `pay` would be over, but an earlier one may be on its way. By an inquiry nothing can have been executed.
+  // A first `pay` is over by it (parsePay); with a repeat an earlier one may be on its way.
   ['202', { check: 300, pay: null }],
   // The number has other details there: a collision, or another installation on our account.
   ['215', { check: null, pay: null }],
@@ -273,6 +273,7 @@ function parsePay(response: HttpResponse, order: Order): PayOutcome {
   if ('kind' in answer) return answer;
   const { result, transactionId } = answer;
   const { pay } = answer.meaning;
+  if (result === '202' && !order.again) return { kind: 'refused', code: 300, detail: 'code 202' };
   if (pay === null) return unknown(`code ${result}`);
   if (transactionId === undefined) return unknown(`code ${result} without a transactionId`);
   if (pay === 'pending') return { kind: 'pending', reference: transactionId };
