@@ -202,11 +202,11 @@ experiment({
           brokenBuild([
             {
               file: 'providers/send.js',
-              from: 'const reply = await line.send(request, sendBefore);',
+              from: 'const reply = mayGo ? await line.send(request, sendBefore) : closed;',
               to: `const shared = (globalThis.sharedLine ??= { free: 16, waiting: [] });
                    if (shared.free > 0) shared.free -= 1;
                    else await new Promise((go) => shared.waiting.push(go));
-                   const reply = await line.send(request, sendBefore);
+                   const reply = mayGo ? await line.send(request, sendBefore) : closed;
                    const next = shared.waiting.shift();
                    if (next) next();
                    else shared.free += 1;`,

@@ -280,8 +280,8 @@ experiment({
           brokenBuild([
             {
               file: 'providers/send.js',
-              from: 'return entryOf(providerId).line.isBehind;',
-              to: 'return false;',
+              from: "return line.isBehind ? 'behind' : 'well';",
+              to: "return 'well';",
             },
           ]),
         ),
