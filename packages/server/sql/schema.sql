@@ -171,6 +171,43 @@ create table tolem.payments (
   constraint payments_agent_id_agent_transaction_id_shard_key UNIQUE (agent_id, agent_transaction_id, shard)
 ) with (fillfactor=80);
 
+create table tolem.provider_balances (
+  provider_id text not null,
+  asked_at timestamp with time zone not null,
+  told_at timestamp with time zone,
+  currency text,
+  amount_minor bigint,
+  constraint provider_balances_provider_id_fkey FOREIGN KEY (provider_id) REFERENCES tolem.providers(provider_id) ON DELETE CASCADE,
+  constraint provider_balances_pkey PRIMARY KEY (provider_id)
+);
+
+create table tolem.provider_deposits (
+  deposit_id bigint generated always as identity not null,
+  provider_id text not null,
+  currency text not null,
+  amount_minor bigint not null,
+  document text not null,
+  operator text not null,
+  at timestamp with time zone default now() not null,
+  constraint provider_deposits_amount_minor_check CHECK ((amount_minor <> 0)),
+  constraint provider_deposits_currency_check CHECK ((currency ~ '^[A-Z]{3}$'::text)),
+  constraint provider_deposits_document_check CHECK ((document <> ''::text)),
+  constraint provider_deposits_provider_id_fkey FOREIGN KEY (provider_id) REFERENCES tolem.providers(provider_id),
+  constraint provider_deposits_pkey PRIMARY KEY (deposit_id),
+  constraint provider_deposits_provider_id_document_key UNIQUE (provider_id, document)
+);
+
+create table tolem.provider_spent (
+  provider_id text not null,
+  currency text not null,
+  amount_minor bigint not null,
+  constraint provider_spent_pkey PRIMARY KEY (provider_id, currency)
+);
+
+create table tolem.provider_spent_until (
+  until timestamp with time zone not null
+);
+
 create table tolem.providers (
   provider_id text not null,
   name text not null,
@@ -410,9 +447,78 @@ CREATE INDEX rates_pair ON tolem.rates USING btree (from_currency, to_currency, 
 
 CREATE INDEX tokens_agent ON tolem.tokens USING btree (agent_id);
 
+CREATE INDEX transfers_created ON tolem.transfers USING brin (created_at);
+
 CREATE INDEX waiting_agent ON tolem.waiting USING btree (agent_id, what, since);
 
 CREATE INDEX waiting_due ON tolem.waiting USING btree (what, next_at);
+
+create view tolem.provider_deposits_left as
+ WITH paid AS (
+         SELECT provider_deposits.provider_id,
+            provider_deposits.currency,
+            sum(provider_deposits.amount_minor)::bigint AS minor
+           FROM tolem.provider_deposits
+          GROUP BY provider_deposits.provider_id, provider_deposits.currency
+        ), spent AS (
+         SELECT each.provider_id,
+            each.currency,
+            sum(each.amount_minor)::bigint AS minor
+           FROM ( SELECT provider_spent.provider_id,
+                    provider_spent.currency,
+                    provider_spent.amount_minor
+                   FROM tolem.provider_spent
+                UNION ALL
+                 SELECT provider_transfers.provider_id,
+                    provider_transfers.currency,
+                    provider_transfers.amount_minor
+                   FROM tolem.provider_transfers
+                  WHERE provider_transfers.created_at > (( SELECT provider_spent_until.until
+                           FROM tolem.provider_spent_until))) each
+          GROUP BY each.provider_id, each.currency
+        ), told AS (
+         SELECT provider_balances.provider_id,
+            provider_balances.asked_at,
+            provider_balances.told_at,
+            provider_balances.currency,
+            provider_balances.amount_minor
+           FROM tolem.provider_balances
+          WHERE provider_balances.amount_minor IS NOT NULL AND provider_balances.told_at > (now() - '00:30:00'::interval)
+        ), known AS (
+         SELECT paid.provider_id,
+            paid.currency
+           FROM paid
+        UNION
+         SELECT told.provider_id,
+            told.currency
+           FROM told
+        )
+ SELECT k.provider_id,
+    k.currency,
+    COALESCE(p.minor, 0::bigint) AS paid_in_minor,
+    COALESCE(s.minor, 0::bigint) AS spent_minor,
+    t.amount_minor AS told_minor,
+    t.told_at,
+    COALESCE(t.amount_minor, COALESCE(p.minor, 0::bigint) - COALESCE(s.minor, 0::bigint)) AS left_minor
+   FROM known k
+     LEFT JOIN paid p USING (provider_id, currency)
+     LEFT JOIN spent s USING (provider_id, currency)
+     LEFT JOIN told t USING (provider_id, currency);
+
+create view tolem.provider_transfers as
+ SELECT split_part(transfers.credit_account, ':'::text, 2) AS provider_id,
+    transfers.currency,
+    transfers.amount_minor,
+    transfers.created_at
+   FROM tolem.transfers
+  WHERE transfers.credit_account ~~ 'provider:%'::text
+UNION ALL
+ SELECT split_part(transfers.debit_account, ':'::text, 2) AS provider_id,
+    transfers.currency,
+    - transfers.amount_minor AS amount_minor,
+    transfers.created_at
+   FROM tolem.transfers
+  WHERE transfers.debit_account ~~ 'provider:%'::text;
 
 CREATE OR REPLACE FUNCTION tolem.accept_payments(p_shard smallint, p_worker uuid, p_lease_ms integer, p_agent_id bigint[], p_agent_transaction_id bigint[], p_state smallint[], p_code smallint[], p_service_id text[], p_provider_id text[], p_account text[], p_amount_to bigint[], p_amount_from bigint[], p_fee bigint[], p_reward bigint[], p_currency text[], p_fingerprint uuid[], p_agent_date timestamp without time zone[], p_reason text[], p_details text[], p_shown text[], p_identity text[])
  RETURNS TABLE(n bigint, fresh boolean, id bigint, state smallint, code smallint, fingerprint uuid, reason text, accepted_at timestamp with time zone, final_at timestamp with time zone, shown json, lease_id bigint)
@@ -848,6 +954,26 @@ begin
   on conflict do nothing;
 end $function$;
 
+CREATE OR REPLACE FUNCTION tolem.sum_provider_transfers()
+ RETURNS boolean
+ LANGUAGE plpgsql
+AS $function$
+declare
+  v_since timestamptz;
+  v_until timestamptz;
+begin
+  select until into v_since from provider_spent_until for update skip locked;
+  if not found then return false; end if;
+  v_until := least(now() - interval '1 minute', v_since + interval '1 hour');
+  if v_until <= v_since then return false; end if;
+  insert into provider_spent as s
+    select t.provider_id, t.currency, sum(t.amount_minor)::bigint from provider_transfers t
+    where t.created_at > v_since and t.created_at <= v_until group by 1, 2
+    on conflict (provider_id, currency) do update set amount_minor = s.amount_minor + excluded.amount_minor;
+  update provider_spent_until set until = v_until;
+  return v_until < now() - interval '2 minutes';
+end $function$;
+
 CREATE OR REPLACE FUNCTION tolem.take_expired_leases(p_limit integer)
  RETURNS TABLE(shard smallint, payment_id bigint)
  LANGUAGE sql
@@ -976,6 +1102,8 @@ grant insert, select on table tolem.movements to tolem_app;
 
 grant insert, select on table tolem.payment_events to tolem_app;
 
+grant insert, select on table tolem.provider_deposits to tolem_app;
+
 grant insert, select on table tolem.rates to tolem_app;
 
 grant insert, select on table tolem.transfers to tolem_app;
@@ -984,9 +1112,19 @@ grant insert, select, update on table tolem.agent_balances to tolem_app;
 
 grant insert, select, update on table tolem.payments to tolem_app;
 
+grant insert, select, update on table tolem.provider_balances to tolem_app;
+
+grant insert, select, update on table tolem.provider_spent to tolem_app;
+
+grant insert, select, update on table tolem.provider_spent_until to tolem_app;
+
 grant insert, select, update on table tolem.rate_pairs to tolem_app;
 
 grant select on table tolem.migrations to tolem_app;
+
+grant select on table tolem.provider_deposits_left to tolem_app;
+
+grant select on table tolem.provider_transfers to tolem_app;
 
 grant select, update on table tolem.rate_feed to tolem_app;
 

@@ -1,6 +1,7 @@
 /** The use cases of the centre on one database: built by hand, started and stopped whole. No HTTP here. */
 import { randomUUID } from 'node:crypto';
 import type pg from 'pg';
+import { claimAsking, noteTold, sumSpent } from './catalogue/deposits.js';
 import { followFeed } from './catalogue/feed.js';
 import { lookUp, nationalNumber } from './catalogue/numbering.js';
 import { rateTeller } from './catalogue/rates.js';
@@ -87,6 +88,20 @@ export interface Centre {
  * must not depend on how full the tables were at that moment: by index, always.
  */
 const laneSettings = '-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_bitmapscan=off';
+/** Sums what was spent at providers, and asks those that tell their balance. */
+async function lookAtDeposits(pool: pg.Pool, sender: Sender, reference: () => Reference): Promise<number> {
+  const more = await sumSpent(pool);
+  for (const providerId of reference().providers.keys()) {
+    const ask = sender.balance(providerId);
+    if (!ask || !(await claimAsking(pool, providerId, balanceEveryMs))) continue;
+    const told = await ask();
+    if (told.kind === 'told') await noteTold(pool, providerId, told);
+  }
+  return more;
+}
+
+const balanceEveryMs = 300_000;
+
 const dayMs = 86_400_000;
 const claimMax = 200;
 /** How often a process looks whether a rate has become too old, and whether the feed is to be fetched. */
@@ -198,6 +213,7 @@ export function startCentre(parts: CentreParts): Centre {
       { name: 'expire', everyMs: 1000, step: () => expire(pool, storeOf, parts.fundsWaitMs, log) },
       { name: 'quotes', everyMs: 60_000, step: () => purgeQuotes(pool, 30 * dayMs) },
       { name: 'routes', everyMs: 1000, step: () => routing.share(pool) },
+      { name: 'deposits', everyMs: 30_000, step: () => lookAtDeposits(pool, sender, reference) },
       { name: 'months', everyMs: 3_600_000, step: () => makeEventMonths(pool) },
       { name: 'rates', everyMs: ratesLookMs, step: rates },
       ...parts.chores,

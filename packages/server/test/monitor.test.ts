@@ -605,6 +605,9 @@ describe('the process', () => {
   beforeAll(async () => {
     scene = await openScene({ agents: 1, fundsMinor: 1_000_000n });
     await scene.owner.query('update tariff_lines set fee_fixed_minor = 700');
+    await scene.owner.query(
+      "insert into provider_deposits (provider_id, currency, amount_minor, document, operator) values ('sandbox', 'KZT', 900, '1', 'op')",
+    );
     server = scene.start({ port: 0, env: { TOLEM_LOG_LEVEL: 'debug' } });
     monitor = await server.monitor;
   });
@@ -664,6 +667,8 @@ describe('the process', () => {
     ]);
     expect(Number(left.rows[0].available_minor)).toBe(1_000_000 - (spent - returned));
     expect(seriesValue(metrics, 'tolem_agent_short_answers_total', { agent: String(agentId) })).toBe(1);
+    const deposit = { provider: 'sandbox', currency: 'KZT' };
+    expect(seriesValue(metrics, 'tolem_provider_deposit_minor', deposit)).toBe(900 - 20_000);
     expect(seriesValue(metrics, 'tolem_ready')).toBe(1);
     expect(seriesValue(metrics, 'tolem_build_info', { node: process.versions.node })).toBe(1);
     expect(seriesValue(metrics, 'process_resident_memory_bytes')).toBeGreaterThan(1e7);
@@ -954,6 +959,16 @@ describe.runIf(hasPromtool)('by promtool', () => {
           ['tolem_payments_ended_total{provider="none",code="8"}', '0+60x30'],
         ],
         { severity: 'warning', provider: 'acme' },
+      ],
+      [
+        'TolemProviderDepositLow',
+        '100m',
+        [
+          // 10 000 a minute of 4 000 000: four hours and a half are left.
+          ['tolem_provider_deposit_minor{instance="a",provider="acme",currency="KZT"}', '4000000-10000x120'],
+          ['tolem_provider_deposit_minor{instance="a",provider="good",currency="KZT"}', '90000000-10000x120'],
+        ],
+        { severity: 'warning', provider: 'acme', currency: 'KZT' },
       ],
       [
         'TolemUnknownOutcomesAgeing',

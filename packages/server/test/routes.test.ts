@@ -2,8 +2,10 @@ import { rmSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import fc from 'fast-check';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { claimAsking, noteTold, payIn, readDeposits, sumSpent } from '../src/catalogue/deposits.js';
 import { removeRoute, setRoute } from '../src/catalogue/routes.js';
 import { chooseRoute, namedFor, type Route, type Standing } from '../src/core/routes.js';
+import { reverse } from '../src/payments/operator.js';
 import { Breaker } from '../src/providers/breaker.js';
 import { type Sandbox, startSandbox } from '../src/providers/sandbox/server.js';
 import { isWithin, windowsShape } from '../src/providers/windows.js';
@@ -165,6 +167,55 @@ describe('windows of maintenance', () => {
     expect(almaty(tuesdays, '2026-11-25T18:45:00Z')).toBe(false);
     expect(almaty([{ from: '00:00', to: '00:00' }], '2026-11-25T18:45:00Z')).toBe(true);
     expect(windowsShape.safeParse([{ from: '24:00', to: '01:00' }]).success).toBe(false);
+  });
+});
+
+describe('what lies at a provider', () => {
+  test('what was paid in less what was spent, reversals given back; a document counts once', async () => {
+    const centre = await openCentre();
+    const left = async () =>
+      (await readDeposits(centre.pool)).map((each) => [each.providerId, each.leftMinor]);
+    const deposit = { providerId: 'sandbox', currency: 'KZT', amountMinor: 100_000n, document: 'order 1' };
+    expect((await payIn(centre.pool, deposit, 'op')).fresh).toBe(true);
+    expect((await payIn(centre.pool, deposit, 'op')).fresh).toBe(false);
+    await expect(payIn(centre.pool, { ...deposit, amountMinor: 1n }, 'op')).rejects.toThrow(/another amount/);
+    expect(await left()).toEqual([['sandbox', 100_000n]]);
+    const first = await centre.pay(payRequest({ amountToMinor: 30_000n }));
+    await centre.pay(payRequest({ amountToMinor: 20_000n, account: '7770000007' }));
+    expect(await left()).toEqual([['sandbox', 70_000n]]);
+    // A minute and an hour later: the same by the sums.
+    await centre.owner.query("update provider_spent_until set until = now() - interval '3 h'");
+    await centre.owner.query('alter table transfers disable trigger all');
+    await centre.owner.query("update transfers set created_at = created_at - interval '90 m'");
+    while ((await sumSpent(centre.pool)) > 0);
+    const { rows } = await centre.owner.query('select amount_minor from provider_spent');
+    expect(rows).toEqual([{ amount_minor: 30_000n }]);
+    expect(await left()).toEqual([['sandbox', 70_000n]]);
+    await reverse(centre.pool, first.transactionId!, 'agreed', 'op');
+    expect(await left()).toEqual([['sandbox', 100_000n]]);
+    await sumSpent(centre.pool);
+    expect(await left()).toEqual([['sandbox', 100_000n]]);
+    await payIn(centre.pool, { ...deposit, amountMinor: -40_000n, document: 'order 2' }, 'op');
+    expect(await left()).toEqual([['sandbox', 60_000n]]);
+    await centre.close();
+  });
+
+  test('a balance that the provider tells counts instead, asked by one process at a time', async () => {
+    const centre = await openCentre();
+    await payIn(
+      centre.pool,
+      { providerId: 'sandbox', currency: 'KZT', amountMinor: 5n, document: '1' },
+      'op',
+    );
+    const claims = await Promise.all([1, 2, 3].map(() => claimAsking(centre.pool, 'sandbox', 60_000)));
+    expect(claims.filter(Boolean)).toHaveLength(1);
+    await noteTold(centre.pool, 'sandbox', { amountMinor: 777n, currency: 'KZT' });
+    expect(await readDeposits(centre.pool)).toMatchObject([
+      { leftMinor: 777n, toldMinor: 777n, paidInMinor: 5n },
+    ]);
+    await centre.owner.query("update provider_balances set told_at = now() - interval '31 m'");
+    expect(await readDeposits(centre.pool)).toMatchObject([{ leftMinor: 5n, toldMinor: null }]);
+    await centre.close();
   });
 });
 

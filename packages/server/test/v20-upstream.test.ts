@@ -205,6 +205,22 @@ const table: readonly [code: number, check: object, pay: object][] = [
   [300, refused(300), refused(300)],
 ];
 
+test('the balance there, with its credit', () => {
+  const { build, parse } = connector.balance!;
+  expect(build()).toMatchObject({ method: 'POST', path: '/api/v20/balance', body: '{}' });
+  const told = (balance: string, more = '') =>
+    parse(
+      http(
+        `{"result":0,"agent":{"agentId":7,"balance":${balance},"overdraft":100.0000,"currency":"KZT"${more}}}`,
+      ),
+    );
+  expect(told('509455.9000')).toEqual({ kind: 'told', amountMinor: 50_955_590n, currency: 'KZT' });
+  expect(told('-30.0000')).toEqual({ kind: 'told', amountMinor: 7000n, currency: 'KZT' });
+  for (const spoilt of ['"much"', '1e3', 'null']) expect(told(spoilt).kind).toBe('unknown');
+  expect(parse(http('{"result":1}')).kind).toBe('unknown');
+  expect(parse({ ...http('{}'), status: 503 })).toEqual(unknown('HTTP 503'));
+});
+
 describe('what an answer proves', () => {
   test('the table has every code of the protocol', () => {
     expect(table.map(([code]) => code).toSorted((a, b) => a - b)).toEqual(

@@ -3,6 +3,7 @@ import { join } from 'node:path';
 import { Argument, type Command, InvalidArgumentError, Option } from 'commander';
 import { z } from 'zod';
 import { Refusal } from '../audit.js';
+import { type Deposit, payIn, readDeposits } from '../catalogue/deposits.js';
 import { getProvider, maskSettings, readProviders, setPaused, setProvider } from '../catalogue/providers.js';
 import {
   ownRoute,
@@ -20,7 +21,7 @@ import { createSender } from '../providers/send.js';
 import { startSimulator } from '../providers/simulators/simulator.js';
 import { simulators } from '../providers/simulators/simulators.js';
 import { tryCheck } from '../providers/try.js';
-import { amount, type Context, count, type Run, readTextFile } from './context.js';
+import { amount, type Context, count, money, type Run, readTextFile, signedAmount } from './context.js';
 import { facts, formatPercent, table } from './print.js';
 
 export function addProviderCommands(program: Command, run: Run): void {
@@ -131,6 +132,59 @@ Connectors: ${[...connectors.keys()].join(', ')}.`,
               facts([...tried.means]),
             ].join('\n'),
           );
+        },
+      ),
+    );
+
+  provider
+    .command('deposit')
+    .description('what lies at providers of ours; with an amount: write down what was paid in')
+    .argument('[providerId]')
+    .argument('[amount]', 'with a minus: taken back', signedAmount)
+    .argument('[document]', 'number of the payment order: it counts once')
+    .addOption(new Option('--currency <currency>', 'of the amount').default('KZT'))
+    .action(
+      run(
+        async (
+          cli: Context,
+          providerId: string | undefined,
+          amountMinor: bigint | undefined,
+          document: string | undefined,
+          { currency }: { currency: string },
+        ) => {
+          const show = (deposits: readonly Deposit[]) =>
+            cli.show(deposits, () =>
+              table(
+                ['provider', 'currency', 'left', 'paid in', 'spent', 'told', 'told at'],
+                deposits.map((each) => [
+                  ...[
+                    each.providerId,
+                    each.currency,
+                    formatMinor(each.leftMinor),
+                    formatMinor(each.paidInMinor),
+                  ],
+                  ...[
+                    formatMinor(each.spentMinor),
+                    money(each.toldMinor),
+                    each.toldAt && cli.time(each.toldAt),
+                  ],
+                ]),
+              ),
+            );
+          if (providerId === undefined || amountMinor === undefined) {
+            const all = await readDeposits(await cli.database());
+            return show(all.filter((each) => providerId === undefined || each.providerId === providerId));
+          }
+          if (document === undefined)
+            throw new Refusal('A deposit needs the number of its document, so that it counts once.');
+          const { db, operator } = await cli.change();
+          const { fresh, deposits } = await payIn(
+            db,
+            { providerId, amountMinor, document, currency },
+            operator,
+          );
+          if (!fresh) cli.tell(`Document ${document} was written down before; nothing was changed.`);
+          show(deposits);
         },
       ),
     );

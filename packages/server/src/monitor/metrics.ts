@@ -170,6 +170,12 @@ export function createMetrics(parts: MetricsParts) {
     [],
     ({ leases }) => [[leases.overdueS]],
   );
+  ofDatabase(
+    'tolem_provider_deposit_minor',
+    'What may still be spent at this provider, in minor units; only where it is known.',
+    ['provider', 'currency'],
+    ({ deposits }) => deposits.map(({ provider, currency, left }) => [provider, currency, left]),
+  );
   const ofAgents = (name: string, help: string, pick: (agent: Readings['agents'][number]) => number) =>
     ofDatabase(name, help, ['agent', 'currency'], ({ agents }) =>
       agents.map((each) => [each.agent, each.currency, pick(each)]),

@@ -14,6 +14,12 @@ export interface Readings {
     /** For how long the oldest lease has run out. */
     readonly overdueS: number;
   };
+  /** What may still be spent at providers, in minor units. */
+  readonly deposits: readonly {
+    readonly provider: string;
+    readonly currency: string;
+    readonly left: number;
+  }[];
   /** Those in the operators' queue. */
   readonly contradictionsOpen: number;
   /** Amounts in minor units. */
@@ -69,6 +75,9 @@ async function readAll(pool: pg.Pool, agentsMax: number): Promise<Readings> {
          where p.id = i.id and p.shard = l.shard and p.state = 4)), 0), 0)::float8 as oldest_s
      from leases`,
   );
+  const deposits = await pool.query<Readings['deposits'][number]>(
+    'select provider_id as provider, currency, left_minor::float8 as "left" from provider_deposits_left',
+  );
   const contradictions = await pool.query<{ open: number }>(
     'select count(*)::float8 as open from contradictions where closed_at is null',
   );
@@ -92,6 +101,7 @@ async function readAll(pool: pg.Pool, agentsMax: number): Promise<Readings> {
       ]),
     ),
     leases: { count, payments, oldestS, overdueS },
+    deposits: deposits.rows,
     contradictionsOpen: contradictions.rows[0]!.open,
     agents: agents.rows,
   };

@@ -98,6 +98,13 @@ export type CheckOutcome = ({ readonly kind: 'ok' } & Offer) | Refused | Unknown
 export type PayOutcome = Executed | Pending | Refused | Unknown;
 export type StatusOutcome = Executed | Pending | Refused | NotFound | Unknown;
 
+/** What may be spent at the provider now. */
+export interface ToldBalance {
+  readonly kind: 'told';
+  readonly amountMinor: bigint;
+  readonly currency: string;
+}
+
 /** What a provider tells of an order by itself. */
 export interface Notice {
   readonly externalId: string;
@@ -131,6 +138,8 @@ export interface Connector {
   /** Only called where `offers.status` is true. */
   buildStatus(order: Pick<Order, 'externalId' | 'serviceCode'>): HttpRequest;
   parseStatus(response: HttpResponse, order: Pick<Order, 'externalId' | 'serviceCode'>): StatusOutcome;
+  /** Where the provider tells what lies there of ours. */
+  readonly balance?: { build(): HttpRequest; parse(response: HttpResponse): ToldBalance | Unknown };
   /**
    * Where the provider tells outcomes by itself. Null: it is not proven to be the provider's, or is not understood.
    * Secrets are compared in constant time.
@@ -143,7 +152,7 @@ export type ConnectorFactory = (settings: Readonly<Record<string, unknown>>) => 
 
 /** A line of the payment's history about one call. */
 export interface CallRecord {
-  readonly call: 'check' | 'pay' | 'status';
+  readonly call: 'check' | 'pay' | 'status' | 'balance';
   readonly startedAt: string;
   readonly durationMs: number;
   readonly httpStatus: number | null;
@@ -173,6 +182,8 @@ export interface Sender {
     providerId: string,
     order: Pick<Order, 'externalId' | 'serviceCode'>,
   ): Promise<{ outcome: StatusOutcome | NotSent; record: CallRecord }>;
+  /** Asks for it; null: its protocol does not tell it. */
+  balance(providerId: string): (() => Promise<ToldBalance | NotSent | Unknown>) | null;
   /** What the provider's connector reads in a callback; null also where it takes none, or there is no such provider. */
   readCallback(providerId: string, request: CallbackRequest): Notice | null;
   offers(providerId: string): Offers;

@@ -309,6 +309,20 @@ export function createSender({ providers, connectors, log, onCall }: SenderOptio
         (connector) => connector.buildStatus(order),
         (connector, response) => connector.parseStatus(response, order),
       ),
+    balance: (providerId) => {
+      let told: Connector['balance'];
+      try {
+        told = entryOf(providerId).connector.balance;
+      } catch {
+        return null;
+      }
+      if (!told) return null;
+      const { build, parse } = told;
+      return async () => {
+        const forEver = Number.POSITIVE_INFINITY;
+        return (await call('balance', providerId, forEver, build, (_, came) => parse(came))).outcome;
+      };
+    },
     readCallback,
     offers: (providerId) => entryOf(providerId).connector.offers,
     callMsMax: (providerId) => entryOf(providerId).line.callMsMax,

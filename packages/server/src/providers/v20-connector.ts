@@ -191,6 +191,28 @@ const offered = z.object({
   ),
 });
 
+const signedAmount = text.transform((literal, context) => {
+  const parsed = parseAmount(literal.replace(/^-/, ''));
+  if (parsed.ok) return literal.startsWith('-') ? -parsed.amountMinor : parsed.amountMinor;
+  context.addIssue('not an amount');
+  return z.NEVER;
+});
+
+/** What may be spent there is the balance and the credit. */
+const balanceTold = z
+  .object({
+    result: numberLiteral.refine((result) => result === '0'),
+    agent: z.object({
+      balance: signedAmount,
+      overdraft: signedAmount,
+      currency: z.string().regex(/^[A-Z]{3}$/),
+    }),
+  })
+  .transform(({ agent: { balance, overdraft, currency } }) => ({
+    amountMinor: balance + overdraft,
+    currency,
+  }));
+
 const date = z.string().regex(/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z|[+-]\d\d:\d\d)?$/);
 const succeeded = z.object({ ...shown, transactionDate: date, statusDate: date });
 
@@ -203,7 +225,7 @@ export const v20Connector: ConnectorFactory = (settings) => {
   const { token, pathPrefix, timeZone, currency } = parsed.data;
   const localTime = localTimeIn(timeZone);
 
-  const post = (method: 'check' | 'pay', members: Members): HttpRequest => ({
+  const post = (method: 'check' | 'pay' | 'balance', members: Members): HttpRequest => ({
     method: 'POST',
     path: `${pathPrefix}/${method}`,
     headers: {
@@ -242,6 +264,18 @@ export const v20Connector: ConnectorFactory = (settings) => {
     buildPay: (order) =>
       post('pay', [...common(order, order.acceptedAt), ['extraServices', linesText(order)]]),
     parsePay,
+    balance: {
+      build: () => post('balance', []),
+      parse: ({ status, body }) => {
+        if (status !== 200) return unknown(`HTTP ${status}`);
+        try {
+          const told = balanceTold.safeParse(parse(body));
+          return told.success ? { kind: 'told', ...told.data } : notInWords;
+        } catch {
+          return unknown('the answer is not JSON');
+        }
+      },
+    },
     buildStatus() {
       throw new Error('the protocol has no status inquiry');
     },
