@@ -225,7 +225,10 @@ function addSimulateCommand(program: Command, run: Run): void {
         const simulator = await startSimulator(simulators.get(protocol)!(variant), {
           ...{ port, host, dataDir, delayMs, slowMs, settleMs },
         });
-        cli.tell(`${protocol} simulator on ${simulator.url}; what it executed: ${simulator.url}/registry`);
+        cli.show(
+          { protocol, url: simulator.url },
+          () => `${protocol} simulator on ${simulator.url}; what it executed: ${simulator.url}/registry`,
+        );
         await new Promise<void>((stop) => {
           for (const signal of ['SIGINT', 'SIGTERM'] as const) process.once(signal, () => stop());
         });

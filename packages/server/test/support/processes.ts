@@ -228,22 +228,32 @@ export interface SandboxTimes {
   readonly slowMs: number;
 }
 
-async function startSandbox(dataDir: string, times: SandboxTimes) {
+interface Simulate {
+  /** By the name of its connector. */
+  readonly protocol: string;
+  /** Of the provider's record, besides its base URL. */
+  readonly settings: Readonly<Record<string, unknown>>;
+}
+
+/** The sandbox, or one of the simulators: they keep the same registry. */
+async function startProvider(dataDir: string, times: SandboxTimes, simulate?: Simulate) {
   const args = [
-    ...['--port', '0', '--data-dir', dataDir, '--with-parent', '--delay-ms', String(times.delayMs)],
+    ...['--port', '0', '--data-dir', dataDir, '--delay-ms', String(times.delayMs)],
     ...['--settle-ms', String(times.settleMs), '--slow-ms', String(times.slowMs)],
   ];
-  const program = join(packageDir, 'dist/providers/sandbox/main.js');
+  const command = simulate
+    ? [join(packageDir, 'bin/tolem.mjs'), 'simulate', simulate.protocol]
+    : [join(packageDir, 'dist/providers/sandbox/main.js'), '--with-parent'];
   const stdio: StdioOptions = ['ignore', 'pipe', 'inherit', 'ipc'];
-  const child = guarded(spawn(process.execPath, [program, ...args], { stdio }));
+  const child = guarded(spawn(process.execPath, [...command, ...args], { stdio }));
   const ended = once(child, 'exit');
   let said = '';
   for await (const chunk of child.stdout!) {
     said += chunk;
     if (said.includes('\n')) break;
   }
-  const url = /listening on (\S+)/.exec(said)?.[1];
-  if (!url) throw new Error(`the sandbox provider did not start: ${said}`);
+  const url = / on (http:\S+)/.exec(said)?.[1]?.replace(/;$/, '');
+  if (!url) throw new Error(`the provider did not start: ${said}`);
   return {
     url,
     alive: () => runs(child),
@@ -303,6 +313,8 @@ export interface SceneOptions {
   readonly sandbox?: Partial<SandboxTimes>;
   /** Settings of the sandbox provider's record. */
   readonly provider?: Readonly<Record<string, unknown>>;
+  /** In place of the sandbox. */
+  readonly simulate?: Simulate | undefined;
   readonly env?: Readonly<Record<string, string>>;
   /** The server brings and watches its own PostgreSQL instead of using the test's. */
   readonly embedded?: boolean;
@@ -339,12 +351,9 @@ export async function openScene(options: SceneOptions) {
   const adminOptions = connectOptions(postgres.connection, { name: 'test', role: 'owner' });
   const appOptions = connectOptions(postgres.connection, { name: 'test', role: 'app' });
   await migrate(adminOptions, { directory: sqlDirectory });
-  const sandbox = await startSandbox(join(dataDir, 'sandbox'), {
-    delayMs: 0,
-    settleMs: 500,
-    slowMs: 4000,
-    ...options.sandbox,
-  });
+  const { simulate } = options;
+  const times = { delayMs: 0, settleMs: 500, slowMs: 4000, ...options.sandbox };
+  const sandbox = await startProvider(join(dataDir, 'sandbox'), times, simulate);
   const client = await openClient(adminOptions);
   await loadDemo(client, { sandboxUrl: sandbox.url });
   await client.query('update providers set settings = settings || $1', [
@@ -354,6 +363,13 @@ export async function openScene(options: SceneOptions) {
       ...{ breaker: null, ...options.provider },
     },
   ]);
+  if (simulate) {
+    const settings = { ...simulate.settings, baseUrl: sandbox.url };
+    await client.query('update providers set connector = $1, settings = settings || $2', [
+      simulate.protocol,
+      settings,
+    ]);
+  }
   const callers = await hire(client, options.agents, options.fundsMinor);
   await client.end();
   if (options.embedded) await postgres.stop();

@@ -1,0 +1,30 @@
+/**
+ * What experiment 1 does before the sandbox, before the simulators of the other protocols: whatever a provider speaks,
+ * a killed server costs nobody a payment.
+ */
+import { expect, test } from 'vitest';
+import { survive } from './chaos/kills.js';
+import { Lab } from './chaos/lab.js';
+import { everyFate } from './support/crowd.js';
+
+/** Simulators look for the id before all else, so that what they refuse a repeat is true of the first request too. */
+const refusals = [4, 5, 7, 79, 241, 242, 300];
+
+const providers: readonly { readonly protocol: string; readonly settings: Record<string, unknown> }[] = [
+  { protocol: 'osmp', settings: { txnId: 'externalId', fatal: refusals, fatalAgain: refusals } },
+];
+
+test.each(providers)(
+  'servers are killed before a provider that speaks $protocol',
+  async (simulate) => {
+    const { violations, figures } = await survive(new Lab(simulate.protocol), {
+      ...{ processes: 2, kills: 12, eachFailPoint: 0, fates: everyFate, providerDelayMs: 20, simulate },
+    });
+    console.log(`${simulate.protocol}: ${JSON.stringify(figures)}`);
+    expect(violations.slice(0, 20)).toEqual([]);
+    // The kills met payments on their way.
+    expect(Number(figures.orphaned)).toBeGreaterThan(12);
+    expect(Number(figures.payments)).toBeGreaterThan(200);
+  },
+  240_000,
+);
