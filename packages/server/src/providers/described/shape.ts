@@ -62,7 +62,10 @@ const memberName = z
 const into = z
   .union(
     [
-      z.strictObject({ header: headerName, prefix: z.string().max(64).optional() }),
+      z.strictObject({
+        header: headerName,
+        prefix: z.string().max(64, must('at most 64 characters')).optional(),
+      }),
       z.strictObject({ query: parameterName }),
       z.strictObject({ body: memberName }),
     ],
@@ -98,7 +101,7 @@ const proofs = z
 
 const expected = z.union(
   [
-    z.string().max(200),
+    z.string().max(200, must('at most 200 characters')),
     z.int(),
     z.boolean(),
     z.null(),
@@ -116,7 +119,7 @@ const httpStatus = z
   .max(599, must('an HTTP status'));
 
 const oneOrMore = <T extends z.ZodType>(each: T, error: { error: string }) =>
-  z.union([each, z.array(each).min(1).max(64)], error);
+  z.union([each, z.array(each).min(1, error).max(64, must('a list of at most 64'))], error);
 
 const conditions = z
   .object(
@@ -137,9 +140,10 @@ const conditions = z
     'JSON Pointers with the values that may stand there. All must hold. Without httpStatus: only for 200.',
   );
 
+const reason = 'a sentence that says why the answer cannot be about another payment';
 const about = z
   .union(
-    [pointer, z.strictObject({ none: z.string().min(10).max(300) })],
+    [pointer, z.strictObject({ none: z.string().min(10, must(reason)).max(300, must(reason)) })],
     must(
       'the JSON Pointer of the id that must equal {{externalId}}, or {"none": "why the answer cannot be about another payment"}',
     ),
