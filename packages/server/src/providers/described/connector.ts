@@ -1,9 +1,9 @@
 /**
- * Translates for a provider of JSON over HTTP whose protocol is described in its settings (shape.ts). The description is
- * compiled once; a mistake in it is told when the settings are set, with its place.
+ * Translates for a provider of JSON over HTTP whose protocol is described in its settings (shape.ts). The description
+ * is compiled once; a mistake in it is told when the settings are set, with its place.
  */
 import { formatMinor } from '../../core/money.js';
-import type { CheckOutcome, Connector, ConnectorFactory, HttpResponse, StatusOutcome } from '../contract.js';
+import type { CheckOutcome, ConnectorFactory, HttpResponse, StatusOutcome } from '../contract.js';
 import {
   amountAt,
   compileReading,
@@ -26,7 +26,7 @@ import {
   type Settings,
   type Status,
 } from './shape.js';
-import type { Kind } from './template.js';
+import type { Facts, Kind } from './template.js';
 
 export const describedConnector: ConnectorFactory = (settings) => {
   const read = readSettings(settings);
@@ -47,10 +47,7 @@ export const describedConnector: ConnectorFactory = (settings) => {
     parse: compileResult(status, 'description.status'),
   };
   const sent = [checks, pays, statuses].flatMap((each) => each?.kinds ?? []);
-  const facts = (asked: Parameters<Connector['buildPay']>[0] | Parameters<Connector['buildStatus']>[0]) => ({
-    asked,
-    nowMs: Date.now(),
-  });
+  const now = (asked: Facts['asked']): Facts => ({ asked, nowMs: Date.now() });
 
   return {
     name: 'described',
@@ -62,11 +59,11 @@ export const describedConnector: ConnectorFactory = (settings) => {
     plain: plainOf(description, sent),
     buildCheck(inquiry) {
       if (!checks) throw new Error('the description has no check');
-      return checks.build({ asked: inquiry, nowMs: Date.now() });
+      return checks.build(now(inquiry));
     },
     parseCheck: (response, { externalId }) =>
       checks ? checks.parse(response, externalId) : unknown('the description has no check'),
-    buildPay: (order) => pays.build(facts(order)),
+    buildPay: (order) => pays.build(now(order)),
     parsePay(response, { externalId }) {
       const outcome = pays.parse(response, externalId);
       return outcome.kind === 'not_found'
@@ -75,7 +72,7 @@ export const describedConnector: ConnectorFactory = (settings) => {
     },
     buildStatus(order) {
       if (!statuses) throw new Error('the description has no status');
-      return statuses.build(facts(order));
+      return statuses.build(now(order));
     },
     parseStatus: (response, { externalId }) =>
       statuses ? statuses.parse(response, externalId) : unknown('the description has no status'),

@@ -1,6 +1,6 @@
 /**
- * The description of a provider as it is written down: its shape, and how a mistake in it is told. What the shape cannot
- * say is judged where it is compiled: template.ts, sign.ts, read.ts.
+ * The description of a provider as it is written down: its shape, and how a mistake in it is told. What the shape
+ * cannot say is judged where it is compiled: request.ts, template.ts, sign.ts, read.ts.
  */
 import { z } from 'zod';
 

@@ -1,6 +1,7 @@
 /**
- * A biller as many are: JSON over HTTP, requests signed with HMAC-SHA256, payments under the payer's own ids. What it
- * speaks is described in demo/described-provider.json. It promises nothing about repeats: one id paid twice is paid twice.
+ * A biller as many are: JSON over HTTP, requests signed with HMAC-SHA256, payments under the caller's own ids. What it
+ * speaks is described in demo/described-provider.json. It promises nothing about repeats: one id paid twice is executed
+ * twice.
  *
  *   POST /v1/accounts/check    { id, service, account, amount? }
  *   POST /v1/payments          { id, service, account, amount: { value, currency }, createdAt }
