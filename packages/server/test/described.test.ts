@@ -594,6 +594,10 @@ describe('a description that cannot be used is refused with the place and what t
     [(_, s) => (s.secrets = { signing: 1 }), 'secrets.signing: must be a text'],
     [(_, s) => (s.values = { 'a b': 'x' }), 'values["a b"]: must be'],
     [(_, s) => delete s.description, 'description: must be an object'],
+    [
+      (d) => (d.pay.about = { none: 'the answer is to that request', x: 1 }),
+      'description.pay.about.x: is not known here; the members are none',
+    ],
     // Placeholders.
     [
       (d) => (d.pay.body.a = '{{acount}}'),
@@ -862,7 +866,7 @@ describe('a description that cannot be used is refused with the place and what t
       description.pay.query = { account_id: '{{account}}', point: '{{setting.signing}}' };
     });
     expect([...connector.plain!].sort()).toEqual(
-      ['category', 'createdAt', 'currency', 'id', 'number', 'reason', 'service', 'state'].sort(),
+      ['category', 'createdAt', 'currency', 'id', 'reason', 'service', 'state'].sort(),
     );
   });
 });

@@ -168,7 +168,7 @@ function compileResult(
 const pointersOf = (texts: Readonly<Record<string, string>> = {}): [string, Pointer][] =>
   Object.entries(texts).map(([name, written]) => [name, pointerOf(written)]);
 
-/** Codes, ids and dates by their names, less the names under which anything else goes. */
+/** Names of codes, of the ids and dates we send, and what the description adds; less those of anything else. */
 function plainOf(description: Description, sent: readonly (readonly [string, Kind])[]): ReadonlySet<string> {
   const calls = [description.check, description.pay, description.status].filter((call) => call !== undefined);
   const masked = new Set([
@@ -193,22 +193,14 @@ function plainOf(description: Description, sent: readonly (readonly [string, Kin
 const lastName = (written: string) => pointerOf(written).at(-1)!;
 
 function valuesShown(call: Check | Pay | Status): string[] {
-  const secrets = 'secrets' in call ? call.secrets : {};
-  const amounts = 'fixedAmount' in call || 'amountMin' in call || 'amountMax' in call ? call : {};
-  const { fixedAmount, amountMin, amountMax } = amounts as Partial<Check>;
-  return [
-    ...Object.values({ ...call.displays }),
-    ...Object.values({ ...secrets }),
-    ...[fixedAmount, amountMin, amountMax].flatMap((amount) => (amount ? [amount.at] : [])),
-  ];
+  type Shown = Pick<Check, 'displays' | 'fixedAmount' | 'amountMin' | 'amountMax'> &
+    Pick<Partial<Pay>, 'secrets'>;
+  const { displays, secrets, fixedAmount, amountMin, amountMax }: Shown = call;
+  const amounts = [fixedAmount, amountMin, amountMax].flatMap((amount) => (amount ? [amount.at] : []));
+  return [...Object.values(displays ?? {}), ...Object.values(secrets ?? {}), ...amounts];
 }
 
 function wordsOf(call: Check | Pay | Status): string[] {
   const abouts = [call.about, ...call.outcomes.map(({ about }) => about)];
-  const reference = 'reference' in call ? call.reference : undefined;
-  return [
-    ...[call.code].flat(),
-    ...abouts.filter((about) => typeof about === 'string'),
-    ...(reference === undefined ? [] : [reference]),
-  ];
+  return [...[call.code].flat(), ...abouts.filter((about) => typeof about === 'string')];
 }

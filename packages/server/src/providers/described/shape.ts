@@ -62,12 +62,12 @@ const memberName = z
 const into = z
   .union(
     [
-      z.strictObject({
+      strict({
         header: headerName,
         prefix: z.string().max(64, must('at most 64 characters')).optional(),
       }),
-      z.strictObject({ query: parameterName }),
-      z.strictObject({ body: memberName }),
+      strict({ query: parameterName }),
+      strict({ body: memberName }),
     ],
     must('{"header": "X-Signature"} with an optional "prefix", {"query": "sign"} or {"body": "sign"}'),
   )
@@ -105,7 +105,7 @@ const expected = z.union(
     z.int(),
     z.boolean(),
     z.null(),
-    z.strictObject({ $absent: z.literal(true) }).describe('There is nothing at the pointer.'),
+    strict({ $absent: z.literal(true) }).describe('There is nothing at the pointer.'),
   ],
   must(
     'a text, a whole number, true, false, null or {"$absent": true}, or a list of them; write other numbers as texts',
@@ -143,7 +143,7 @@ const conditions = z
 const reason = 'a sentence that says why the answer cannot be about another payment';
 const about = z
   .union(
-    [pointer, z.strictObject({ none: z.string().min(10, must(reason)).max(300, must(reason)) })],
+    [pointer, strict({ none: z.string().min(10, must(reason)).max(300, must(reason)) })],
     must(
       'the JSON Pointer of the id that must equal {{externalId}}, or {"none": "why the answer cannot be about another payment"}',
     ),
@@ -151,7 +151,7 @@ const about = z
   .describe('The id that proves which payment the answer is about.');
 export type About = z.infer<typeof about>;
 
-const refusal = z.strictObject({
+const refusal = strict({
   refused: z.literal([4, 5, 7, 241, 242, 300]),
 });
 

@@ -29,7 +29,7 @@ export interface Scope {
   readonly signing?: boolean;
 }
 
-/** What a value is for the history: ids, codes and dates are open. */
+/** What a value is for the history: ids, codes and dates are open, all else is masked. */
 export type Kind = 'open' | 'personal' | 'secret';
 
 interface Source {
@@ -114,7 +114,7 @@ export function slotOf(written: string, at: string, scope: Scope): Slot {
         `{{setting.${member}}} is neither in settings.values nor in settings.secrets; add it`,
       );
     const value = (secret ? scope.secrets : scope.values)[member]!;
-    return slot(secret ? 'secret' : 'open', () => value);
+    return slot(secret ? 'secret' : 'personal', () => value);
   }
   if (name === 'extras' && member !== undefined) {
     refuseElsewhere(withAccount);
