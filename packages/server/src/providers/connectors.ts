@@ -1,5 +1,9 @@
 /** Every provider protocol the centre speaks, by the name that a provider's record carries. */
 import type { ConnectorFactory } from './contract.js';
+import { kaspiConnector } from './kaspi-connector.js';
 import { sandboxConnector } from './sandbox-connector.js';
 
-export const connectors: ReadonlyMap<string, ConnectorFactory> = new Map([['sandbox', sandboxConnector]]);
+export const connectors: ReadonlyMap<string, ConnectorFactory> = new Map([
+  ['kaspi', kaspiConnector],
+  ['sandbox', sandboxConnector],
+]);
