@@ -1,6 +1,9 @@
 import { createCipheriv, createDecipheriv, randomBytes } from 'node:crypto';
 
-/** Encrypts what must not lie readable in the database: AES-256-GCM; base64 of nonce (12 bytes), tag (16) and the encrypted text. */
+/**
+ * Encrypts what must not lie readable in the database: AES-256-GCM; base64 of nonce (12 bytes), tag (16) and the
+ * encrypted text.
+ */
 export function seal(key: Buffer, text: string): string {
   const nonce = randomBytes(12);
   const cipher = createCipheriv('aes-256-gcm', key, nonce);

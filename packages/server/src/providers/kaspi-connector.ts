@@ -229,7 +229,7 @@ function read({ status, body }: HttpResponse, format: Settings['format'], txnId:
   return data.txn_id === txnId ? data : unknown('the answer is about another payment');
 }
 
-/** Numbers stay text: ids may be longer than a double holds. A name that is there twice, with two values, is no JSON. */
+/** Numbers stay text: ids may be longer than a double holds. A name with two values is no JSON. */
 function membersOfJson(body: string): unknown {
   try {
     return parse(body, null, (literal) => literal);

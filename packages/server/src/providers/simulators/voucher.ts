@@ -1,6 +1,6 @@
 /**
- * A shop of vouchers; its protocol: voucher-connector.ts. Orders name no account, so that the end of the product scripts
- * the outcome.
+ * A shop of vouchers; its protocol: voucher-connector.ts. Orders name no account, so the end of the product scripts the
+ * outcome.
  */
 import { hash } from 'node:crypto';
 import type { Arrived, Asked, Words } from './simulator.js';
