@@ -16,7 +16,7 @@ import { takeCallback } from './payments/callback.js';
 import { check } from './payments/check.js';
 import { type FundsWatch, leaseMsFor, PayStory } from './payments/pay.js';
 import { Routing } from './payments/routing.js';
-import { seal } from './payments/seal.js';
+import { type Sealing, seal, unseal } from './payments/seal.js';
 import { PaymentStore } from './payments/store.js';
 import {
   claim,
@@ -128,6 +128,10 @@ export function startCentre(parts: CentreParts): Centre {
     }
   };
 
+  const sealing: Sealing = {
+    seal: (text) => seal(parts.secretKey, text),
+    unseal: (sealed) => unseal(parts.secretKey, Buffer.from(sealed, 'base64')),
+  };
   const worker = randomUUID();
   const stores = new Map<number, PaymentStore>();
   const storeOf = (shard: number): PaymentStore => {
@@ -159,14 +163,14 @@ export function startCentre(parts: CentreParts): Centre {
     leaseMs,
     payWaitMs: parts.payWaitMs,
     inflightMax: parts.inflightMax,
-    seal: (text) => seal(parts.secretKey, text),
+    sealing,
     resumeTerms: (payment, agent, to) =>
       resumeTerms(pool, agent.shard, payment.transactionId, agent.agentId, to),
     log,
     watch,
   });
 
-  const queue = { db: pool, storeOf, sender, routing, reference, leaseMs, log, spans: parts.spans };
+  const queue = { db: pool, storeOf, sender, routing, reference, leaseMs, sealing, log, spans: parts.spans };
   let calls = 0;
   let callbacks = 0;
   let full = false;
@@ -228,7 +232,7 @@ export function startCentre(parts: CentreParts): Centre {
       const shardOf = (agentId: bigint) => reference().agents.get(agentId)?.shard ?? null;
       callbacks += 1;
       try {
-        return await takeCallback({ db: pool, storeOf, sender, shardOf, log }, providerId, request);
+        return await takeCallback({ db: pool, storeOf, sender, shardOf, sealing, log }, providerId, request);
       } finally {
         callbacks -= 1;
       }

@@ -2,15 +2,21 @@
  * What experiment 1 does before the sandbox, before the simulators of the other protocols: whatever a provider speaks,
  * a killed server costs nobody a payment.
  */
+import { readFileSync } from 'node:fs';
 import { expect, test } from 'vitest';
 import { survive } from './chaos/kills.js';
 import { Lab } from './chaos/lab.js';
 import { everyFate } from './support/crowd.js';
 
+const described = JSON.parse(
+  readFileSync(new URL('../demo/described-provider.json', import.meta.url), 'utf8'),
+) as { settings: Record<string, unknown> };
+
 /** Simulators look for the id before all else, so that what they refuse a repeat is true of the first request too. */
 const refusals = [4, 5, 7, 79, 241, 242, 300];
 
 const providers: readonly { readonly protocol: string; readonly settings: Record<string, unknown> }[] = [
+  { protocol: 'described', settings: described.settings },
   { protocol: 'osmp', settings: { txnId: 'externalId', fatal: refusals, fatalAgain: refusals } },
 ];
 

@@ -48,6 +48,7 @@ const order: Order = {
   extras: { note: 'a b' },
   extraServices: null,
   transactionId: 9_007_199_254_740_993n,
+  again: false,
   acceptedAt: new Date('2026-01-31T20:00:05.007Z'),
 };
 const inquiry = { ...order, amountMinor: null };

@@ -12,7 +12,8 @@ import type { CallbackAnswer } from '../core/answers.js';
 import { State, stateFacts } from '../core/states.js';
 import type { CallbackRequest, Sender } from '../providers/contract.js';
 import { readExternalId } from './order.js';
-import { consequenceOf, type PaymentLog } from './outcome.js';
+import { consequenceOf, type PaymentLog, shownAfter } from './outcome.js';
+import type { Sealing } from './seal.js';
 import { open, type PaymentStore } from './store.js';
 import { readShown } from './stored.js';
 import type { Db } from './waiting.js';
@@ -23,6 +24,7 @@ export interface CallbackParts {
   readonly sender: Sender;
   /** Null: there is no such agent. */
   readonly shardOf: (agentId: bigint) => number | null;
+  readonly sealing: Pick<Sealing, 'seal'>;
   readonly log: PaymentLog;
 }
 
@@ -72,10 +74,10 @@ export async function takeCallback(
     return 'taken';
   }
   const shown = payment.shown === null ? null : readShown(payment.shown);
-  const { to, code, reference, displays } = consequence;
+  const { to, code, reference } = consequence;
   const settled = await parts.storeOf(shard).settle({
     ...{ transactionId: payment.id, agentId: name.agentId, to, code, reason: null, reference },
-    shown: displays ? { ...shown, displays: { ...shown?.displays, ...displays } } : null,
+    shown: shownAfter(consequence, payment.id, shown, parts.sealing),
     ...{ from: open, fence: payment.tries ?? noClaim, what: null, nextMs: 0, acknowledged: false },
     ...{ event, leaseId: null, providerId },
   });

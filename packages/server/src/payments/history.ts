@@ -50,7 +50,8 @@ interface PaymentRow extends Omit<PaymentSummary, 'state'> {
   readonly reason: string | null;
   readonly reference: string | null;
   readonly details: unknown;
-  readonly shown: unknown;
+  /** As it lies in the database. */
+  readonly shown: { readonly sealed?: string } | null;
 }
 
 const foundMax = 100;
@@ -412,14 +413,21 @@ function waitingEntry({ at, what, nextAt, tries, nextState }: WaitingRow): Histo
 
 function finalEntry(payment: PaymentRow, finalAt: Date, { showAccount }: Sight): HistoryEntry {
   const { code, reason, reference, state } = payment;
+  // A code that is worth money is for the payment's agent only, whoever else looks.
+  const sealed = payment.shown?.sealed === undefined ? null : '***';
   const ended = stateFacts[state === State.reversed ? State.succeeded : (state as State)].name;
   return {
     at: finalAt,
     kind: 'final',
     text:
       `Final: ${ended} with code ${code}, ${messageFor(code, 'en', reason)}` +
-      `${reference ? `; the provider's reference is ${reference}` : ''}.`,
-    data: { state: ended, code, reason, reference, ...(showAccount && { shown: payment.shown }) },
+      `${reference ? `; the provider's reference is ${reference}` : ''}` +
+      `${sealed ? '; it has a code that only the agent is shown' : ''}.`,
+    data: {
+      ...{ state: ended, code, reason, reference },
+      ...(showAccount && { shown: sealed ? { ...payment.shown, sealed } : payment.shown }),
+      ...(sealed && { sealed }),
+    },
   };
 }
 

@@ -2,6 +2,8 @@
 import { State, stateName } from '../core/states.js';
 import type { Facts } from '../core/way.js';
 import type { CallRecord, NotSent, PayOutcome, StatusOutcome } from '../providers/contract.js';
+import { type Sealing, sealSecrets } from './seal.js';
+import type { StoredShown } from './stored.js';
 
 /**
  * Lines about a payment carry its transactionId, and the reqId of the request they belong to. `debug` is absent where
@@ -20,6 +22,7 @@ export type Consequence =
       readonly code: number;
       readonly reference: string | null;
       readonly displays: Readonly<Record<string, string>> | null;
+      readonly secrets: Readonly<Record<string, string>> | null;
     }
   /** Nothing is proven, or the provider has not ended it: ask later. */
   | { readonly kind: 'inquire'; readonly nextMs: number; readonly acknowledged: boolean }
@@ -52,9 +55,17 @@ export function consequenceOf(
         code: 0,
         reference: outcome.reference,
         displays: outcome.displays ?? null,
+        secrets: outcome.secrets ?? null,
       };
     case 'refused':
-      return { kind: 'end', to: State.failed, code: outcome.code, reference: null, displays: null };
+      return {
+        kind: 'end',
+        to: State.failed,
+        code: outcome.code,
+        reference: null,
+        displays: null,
+        secrets: null,
+      };
     case 'not_sent':
       return { kind: 'send', nextMs: pauseMs(tries) };
     case 'not_found':
@@ -66,6 +77,21 @@ export function consequenceOf(
     case 'unknown':
       return { kind: 'inquire', nextMs: pauseMs(tries), acknowledged: false };
   }
+}
+
+/** What a payment shows when the provider told more with its end; null: nothing new. */
+export function shownAfter(
+  { displays, secrets }: Extract<Consequence, { kind: 'end' }>,
+  transactionId: bigint,
+  before: StoredShown | null,
+  sealing: Pick<Sealing, 'seal'>,
+): StoredShown | null {
+  if (!displays && !secrets) return null;
+  return {
+    ...before,
+    ...(displays && { displays: { ...before?.displays, ...displays } }),
+    ...(secrets && { sealed: sealSecrets(sealing, transactionId, secrets) }),
+  };
 }
 
 /** A payment for the log. */

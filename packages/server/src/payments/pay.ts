@@ -3,7 +3,7 @@
  * and what is unknown stays open until the provider or an operator ends it.
  */
 import { elapsedMs } from '../clock.js';
-import { Overloaded, type PayAnswer } from '../core/answers.js';
+import { Overloaded, type PayAnswer, type Shown } from '../core/answers.js';
 import type { Agent, Reference } from '../core/catalogue.js';
 import {
   type Accept,
@@ -31,8 +31,10 @@ import {
   consequenceOf,
   type PaymentLog,
   paymentFacts,
+  shownAfter,
 } from './outcome.js';
 import type { Routing } from './routing.js';
+import { type Sealing, unsealSecrets } from './seal.js';
 import {
   type Claimed,
   type NewPayment,
@@ -41,15 +43,15 @@ import {
   type Settlement,
   type StoredPayment,
 } from './store.js';
-import { writeDetails } from './stored.js';
+import { type StoredShown, writeDetails } from './stored.js';
 
 export interface PayParts {
   readonly storeOf: (shard: number) => PaymentStore;
   readonly sender: Sender;
   readonly routing: Routing;
   readonly reference: () => Reference;
-  /** Encrypts what must not lie readable in the database; answers base64. */
-  readonly seal: (text: string) => string;
+  /** For what must not lie readable in the database. */
+  readonly sealing: Sealing;
   /** Moves the payment of a 255 on, once its terms are met. */
   readonly resumeTerms: (payment: StoredPayment, agent: Agent, to: Accept['state']) => Promise<void>;
   /** How long a process may work on what it accepted; recovery by others starts after it. */
@@ -223,11 +225,11 @@ export class PayStory {
     if (claimed.state !== State.sending || !accepted || !route) return this.answer(agentId, request, taken);
 
     routing.took(accepted.service, route.providerId, accepted.orderAmountMinor);
-    progress.tell = () => answerOf(taken);
+    progress.tell = () => this.answerOf(taken);
     return this.send(agent, request, accepted, route, taken, leaseEnds, way, progress);
   }
 
-  /** One call, then commit 2. Never rejects: what cannot be settled here is left to the lease. */
+  /** One call, then commit 2. What cannot be settled here is left to the lease. */
   private send(
     agent: Agent,
     request: PayRequest,
@@ -241,7 +243,7 @@ export class PayStory {
     const { sender, routing, log, watch } = this.parts;
     const store = this.parts.storeOf(agent.shard);
     const { providerId } = route;
-    const work = async (): Promise<PayAnswer> => {
+    const work = async (): Promise<StoredPayment> => {
       const order = {
         externalId: externalIdOf(agent.agentId, request.agentTransactionId),
         serviceCode: route.providerServiceCode,
@@ -264,7 +266,7 @@ export class PayStory {
       log.debug?.({ ...lineFacts(way, claimed), ...callFacts(providerId, record) }, 'provider called');
       const consequence = consequenceOf(outcome, 0, false);
       const settlement: Settlement = {
-        ...settlementOf(consequence, claimed),
+        ...settlementOf(consequence, claimed, this.parts.sealing),
         transactionId: claimed.transactionId,
         agentId: agent.agentId,
         from: open,
@@ -280,15 +282,16 @@ export class PayStory {
         watch?.returned(agent, request.amountToMinor + accepted.feeMinor);
         routing.took(accepted.service, providerId, -accepted.orderAmountMinor);
       }
-      return this.answer(agent.agentId, request, settled);
+      return settled;
     };
-    return work().catch((error: unknown) => {
+    const ended = work().catch((error: unknown) => {
       log.error(
         { ...lineFacts(way, claimed), error: String(error) },
         'a payment could not be settled here; it will be inquired about when its lease ends',
       );
-      return answerOf(claimed);
+      return claimed;
     });
+    return ended.then((payment) => this.answer(agent.agentId, request, payment));
   }
 
   private async inquire(
@@ -360,7 +363,7 @@ export class PayStory {
         const { payment: now } = await this.parts
           .storeOf(agent.shard)
           .find(agent.agentId, request.agentTransactionId);
-        return answerOf(now ?? payment);
+        return this.answerOf(now ?? payment);
       }
     }
     return this.answer(agent.agentId, request, payment);
@@ -376,12 +379,35 @@ export class PayStory {
 
   private answer(agentId: bigint, request: PayRequest, payment: StoredPayment): PayAnswer {
     this.finals.keep(agentId, request.agentTransactionId, payment);
-    return answerOf(payment);
+    return this.answerOf(payment);
+  }
+
+  /** Throws Overloaded where what the payment shows cannot be decrypted. */
+  private answerOf({ code, reason, transactionId, shown, acceptedAt, finalAt }: StoredPayment): PayAnswer {
+    return { code, reason, transactionId, shown: this.opened(transactionId, shown), acceptedAt, finalAt };
+  }
+
+  /** Without its codes the answer to a paid voucher would be a wrong one, so there is none until the key is back. */
+  private opened(transactionId: bigint, stored: StoredShown | null): Shown | null {
+    if (stored?.sealed === undefined) return stored;
+    const { sealed, ...shown } = stored;
+    try {
+      const secrets = unsealSecrets(this.parts.sealing, transactionId, sealed);
+      return { ...shown, displays: { ...shown.displays, ...secrets } };
+    } catch {
+      this.parts.log.error(
+        { transactionId: String(transactionId) },
+        'what a payment shows was encrypted with another key; give the centre the key it had then',
+      );
+      throw new Overloaded('what the payment shows cannot be decrypted', unsealRetryS);
+    }
   }
 
   private sealIdentity(request: PayRequest): string | null {
     const { identityCard, fullName } = request;
-    return identityCard || fullName ? this.parts.seal(JSON.stringify({ identityCard, fullName })) : null;
+    return identityCard || fullName
+      ? this.parts.sealing.seal(JSON.stringify({ identityCard, fullName }))
+      : null;
   }
 }
 
@@ -398,6 +424,9 @@ interface Progress {
 function isSilent({ writingSince }: Progress, now: number): boolean {
   return writingSince !== null && now - writingSince >= patienceMs;
 }
+
+/** Somebody has to give the key back. */
+const unsealRetryS = 60;
 
 /** Both commits of a payment would take longer than that: better say so at once. */
 const writingMsMax = 1000;
@@ -417,6 +446,7 @@ export function leaseMsFor(queueMsMax: number, callMsMax: number): number {
 function settlementOf(
   consequence: ReturnType<typeof consequenceOf>,
   claimed: Claimed,
+  sealing: Sealing,
 ): Pick<Settlement, 'to' | 'code' | 'reason' | 'reference' | 'shown' | 'what' | 'nextMs' | 'acknowledged'> {
   if (consequence.kind !== 'end') {
     const { kind, nextMs } = consequence;
@@ -432,8 +462,8 @@ function settlementOf(
       acknowledged,
     };
   }
-  const { to, code, reference, displays } = consequence;
-  const shown = displays ? { ...claimed.shown, displays: { ...claimed.shown?.displays, ...displays } } : null;
+  const { to, code, reference } = consequence;
+  const shown = shownAfter(consequence, claimed.transactionId, claimed.shown, sealing);
   return { to, code, reason: null, reference, shown, what: null, nextMs: 0, acknowledged: false };
 }
 
@@ -448,17 +478,6 @@ function spanFacts(payment: StoredPayment | undefined): Facts {
     'tolem.transaction_id': String(transactionId),
     'tolem.state': stateName(state),
     'tolem.result': code,
-  };
-}
-
-function answerOf(payment: StoredPayment): PayAnswer {
-  return {
-    code: payment.code,
-    reason: payment.reason,
-    transactionId: payment.transactionId,
-    shown: payment.shown,
-    acceptedAt: payment.acceptedAt,
-    finalAt: payment.finalAt,
   };
 }
 

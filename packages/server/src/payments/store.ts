@@ -2,7 +2,6 @@
  * The SQL of the way of a payment: four lanes, each one statement of `sql/`. What they return is what is committed.
  */
 import type pg from 'pg';
-import type { Shown } from '../core/answers.js';
 import type { Offer } from '../core/requests.js';
 import { State, sourcesMask, stateFacts, states, statesMask } from '../core/states.js';
 import {
@@ -14,7 +13,7 @@ import {
   plainArray,
   textArray,
 } from '../db/lane.js';
-import { readOffer, readShown, writeOffer, writeShown } from './stored.js';
+import { readOffer, readShown, type StoredShown, writeOffer, writeShown } from './stored.js';
 
 /** A payment to be claimed, as decided. Amounts in minor units of `currency`. */
 export interface NewPayment {
@@ -36,7 +35,7 @@ export interface NewPayment {
   readonly reason: string | null;
   /** JSON text of what the order needs beyond the columns. */
   readonly details: string | null;
-  readonly shown: Shown | null;
+  readonly shown: StoredShown | null;
   /** Encrypted identityCard and fullName, base64. */
   readonly identity: string | null;
 }
@@ -50,7 +49,7 @@ export interface StoredPayment {
   readonly reason: string | null;
   readonly acceptedAt: Date;
   readonly finalAt: Date | null;
-  readonly shown: Shown | null;
+  readonly shown: StoredShown | null;
 }
 
 export interface Claimed extends StoredPayment {
@@ -68,7 +67,7 @@ export interface Settlement {
   readonly reason: string | null;
   readonly reference: string | null;
   /** Replaces what the payment shows, where the provider told something new with success. */
-  readonly shown: Shown | null;
+  readonly shown: StoredShown | null;
   /** The states it may come from; all of them hold money or none does. */
   readonly from: readonly State[];
   /** Claims of the waiting row the sender knows of; null: an outcome that needs no fence. */

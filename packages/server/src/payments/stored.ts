@@ -17,9 +17,14 @@ export interface OrderDetails {
   readonly orderCurrency?: string;
 }
 
+/** What is worth money by itself stays encrypted until its agent is answered. */
+export interface StoredShown extends Shown {
+  readonly sealed?: string;
+}
+
 const digits = (_key: string, value: unknown) => (typeof value === 'bigint' ? value.toString() : value);
 
-export function writeShown(shown: Shown): string {
+export function writeShown(shown: StoredShown): string {
   return JSON.stringify(shown, digits);
 }
 
@@ -36,7 +41,7 @@ export function writeDetails(details: OrderDetails): string {
 // biome-ignore lint/suspicious/noExplicitAny: the shapes are those written above.
 type Stored = any;
 
-export function readShown(stored: Stored): Shown {
+export function readShown(stored: Stored): StoredShown {
   return {
     ...stored,
     ...(stored.invoices && { invoices: stored.invoices.map(readInvoice) }),

@@ -17,8 +17,10 @@ import {
   consequenceOf,
   type PaymentLog,
   paymentFacts,
+  shownAfter,
 } from './outcome.js';
 import type { Routing } from './routing.js';
+import type { Sealing } from './seal.js';
 import { open, type PaymentStore, type Settled, type Settlement } from './store.js';
 import { readDetails, readShown, writeDetails } from './stored.js';
 
@@ -32,6 +34,7 @@ export interface QueueParts {
   readonly reference: () => Reference;
   /** As long as a claimed payment may be worked on. */
   readonly leaseMs: () => number;
+  readonly sealing: Pick<Sealing, 'seal'>;
   readonly log: PaymentLog;
   readonly spans?: Spans | undefined;
 }
@@ -112,9 +115,7 @@ async function work(parts: QueueParts, row: WaitingRow, claimedAt: number, span:
       code: consequence.code,
       reason: null,
       reference: consequence.reference,
-      shown: consequence.displays
-        ? { ...shown, displays: { ...shown?.displays, ...consequence.displays } }
-        : null,
+      shown: shownAfter(consequence, row.id, shown, parts.sealing),
       from: open,
       fence: row.tries,
       what: null,
