@@ -92,7 +92,7 @@ describe('what is sent', () => {
         const { path } = kaspiConnector({}).buildPay({ ...order, account });
         expect(path).toMatch(/^[!-~]+$/);
         expect(path).not.toContain('+');
-        expect(queryOf(path).get('account')).toBe(account.toWellFormed());
+        expect(queryOf(path).get('account')).toBe(Buffer.from(account).toString());
         expect([...queryOf(path).keys()]).toEqual(['command', 'txn_id', 'txn_date', 'account', 'sum']);
       }),
     );
@@ -291,6 +291,18 @@ it('a txn_id longer than a double holds is compared to its last digit', () => {
     reference: '9007199254740993',
   });
   expect(connector.parsePay(say('123456789012345679'), long).kind).toBe('unknown');
+});
+
+it('a repeat that is refused proves nothing, unless the biller looks it up first', () => {
+  const refused = (again: boolean, settings = {}) =>
+    ['1', '2'].map((result) => {
+      const body = JSON.stringify({ txn_id: String(order.transactionId), result });
+      const answer = { status: 200, headers: {}, body };
+      return kaspiConnector(settings).parsePay(answer, { ...order, again }).kind;
+    });
+  expect(refused(false)).toEqual(['refused', 'refused']);
+  expect(refused(true)).toEqual(['unknown', 'unknown']);
+  expect(refused(true, { repeatsAreLookedUp: true })).toEqual(['refused', 'refused']);
 });
 
 describe('a check tells', () => {

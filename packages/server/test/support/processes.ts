@@ -339,6 +339,18 @@ export async function breakFunction(owner: pg.Pool, name: string, from: RegExp, 
   await owner.query(pieces.join(to));
 }
 
+/** Some protocols know a payment by the centre's number only; judges know it by the agent's. */
+async function named(owner: pg.Pool, registry: readonly RegistryRow[]): Promise<RegistryRow[]> {
+  const numbers = registry.flatMap(({ externalId }) => (/^\d{1,18}$/.test(externalId) ? [externalId] : []));
+  if (numbers.length === 0) return [...registry];
+  const { rows } = await owner.query<{ id: bigint; name: string }>(
+    `select id, agent_id || '-' || agent_transaction_id as name from payments where id = any ($1::bigint[])`,
+    [numbers],
+  );
+  const names = new Map(rows.map(({ id, name }) => [String(id), name]));
+  return registry.map((row) => ({ ...row, externalId: names.get(row.externalId) ?? row.externalId }));
+}
+
 export type Scene = Awaited<ReturnType<typeof openScene>>;
 
 /** Everything around the servers of one test: a database with the demo catalogue and agents, and a sandbox provider. */
@@ -384,7 +396,7 @@ export async function openScene(options: SceneOptions) {
     dataDir,
     callers,
     fundsMinor: options.fundsMinor,
-    sandbox,
+    sandbox: { ...sandbox, registry: async () => named(owner, await sandbox.registry()) },
     /** As the owner of the schema. */
     owner,
     /** As the application. */
