@@ -48,9 +48,9 @@ experiment({
             },
             {
               file: 'payments/pay.js',
-              from: 'return this.answer(agent.agentId, request, settled);',
+              from: 'return settled;',
               to: `void sender.pay(providerId, order, sendBefore);
-                   return this.answer(agent.agentId, request, settled);`,
+                   return settled;`,
             },
           ]),
         }),

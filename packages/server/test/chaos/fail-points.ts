@@ -19,7 +19,7 @@ export const failPoints: readonly FailPoint[] = [
   inPay('pay: accepted', 'if (!claimed.fresh)'),
   inPay('pay: about to send', "const { outcome, record } = await step(way?.span, 'provider pay'"),
   inPay('pay: the provider has answered', 'const consequence = consequenceOf(outcome, 0, false);'),
-  inPay('pay: settled', 'return this.answer(agent.agentId, request, settled);'),
+  inPay('pay: settled', 'return settled;'),
   inQueue('resolve: claimed', 'const offers = sender.offers(row.provider_id);'),
   inQueue('resolve: asked', 'const trustedAfterMs = offers.notFoundTrustedAfterMs;'),
   inQueue('resolve: about to settle', 'const settled = await step('),
