@@ -551,7 +551,7 @@ describe('two centres chained', () => {
     await withChain(12, undefined, async (chain) => {
       const { crowd, violations } = await payThrough(chain, { ms: 8000 });
       expect(violations).toEqual([]);
-      expect(crowd.finished).toBeGreaterThan(50);
+      expect(crowd.finished).toBeGreaterThan(20);
       expect(new Set(crowd.payments.map(({ fate }) => fate.ending)).size).toBeGreaterThan(6);
     });
   }, 180_000);
@@ -588,7 +588,7 @@ describe('two centres chained', () => {
       };
       const { crowd, violations } = await payThrough(chain, { ms: 1000, meanwhile });
       expect(violations).toEqual([]);
-      expect(crowd.finished).toBeGreaterThan(50);
+      expect(crowd.finished).toBeGreaterThan(20);
       for (const moment of moments) expect(proxy.count(moment), moment).toBeGreaterThan(0);
     });
   }, 240_000);
