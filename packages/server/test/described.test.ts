@@ -403,6 +403,12 @@ describe('what an answer says', () => {
       [{ '/code': 0, '/error': null }, { code: 0 }, 'unknown'],
       [{ '/code': 0, '/error': { $absent: true } }, { code: 0 }, 'executed'],
       [{ '/code': 0, '/error': [null, { $absent: true }] }, { code: 0, error: 'x' }, 'unknown'],
+      [{ '/code': 0, '/receipt': { $present: true } }, { code: 0, receipt: 7 }, 'executed'],
+      [{ '/code': 0, '/receipt': { $present: true } }, { code: 0, receipt: false }, 'executed'],
+      [{ '/code': 0, '/receipt': { $present: true } }, { code: 0, receipt: '' }, 'unknown'],
+      [{ '/code': 0, '/receipt': { $present: true } }, { code: 0, receipt: null }, 'unknown'],
+      [{ '/code': 0, '/receipt': { $present: true } }, { code: 0, receipt: {} }, 'unknown'],
+      [{ '/code': 0, '/receipt': { $present: true } }, { code: 0 }, 'unknown'],
     ] as const)
       expect([when, told, outcomeOf(when, told)]).toEqual([when, told, kind]);
   });
@@ -755,6 +761,14 @@ describe('a description that cannot be used is refused with the place and what t
       'description.pay.outcomes[0].when: a rule with the result refused must name',
     ],
     [
+      (d) => (d.pay.outcomes[0] = rule({ '/state': { $present: true } }, 'executed')),
+      'description.pay.outcomes[0].when: a rule with the result executed',
+    ],
+    [
+      (d) => (d.pay.outcomes[0] = rule({ '/state': '{{account}}' }, 'executed')),
+      'description.pay.outcomes[0].when["/state"]: must be what the provider writes, as it stands',
+    ],
+    [
       (d) => (d.pay.outcomes[0] = rule({ '/state': ['paid', { $absent: true }] }, 'executed')),
       'description.pay.outcomes[0].when: a rule with the result executed',
     ],
@@ -892,6 +906,27 @@ describe('the JSON Schema', () => {
     ])
       expect(validate({ ...demo, settings: settingsWith(change) })).toBe(false);
   });
+});
+
+test('docs/add-a-provider.md: its file is taken, and an account that is found is told without a word of its own', () => {
+  const page = readFileSync(join(root, '../../docs/add-a-provider.md'), 'utf8');
+  const { settings } = JSON.parse(/```json\n(\{[\s\S]*?\n\})\n```/.exec(page)![1]!);
+  const connector = describedConnector(settings);
+  const inquiry = {
+    externalId: '4-7',
+    serviceCode: 's',
+    account: '7',
+    amountMinor: null,
+    currency: 'KZT',
+    extras: {},
+  };
+  const told = (body: object) =>
+    connector.parseCheck({ status: 200, headers: {}, body: JSON.stringify(body) }, inquiry);
+  const found = { id: '4-7', result: { account: '7', holder: 'A. B.' } };
+  expect(told(found)).toEqual({ kind: 'ok', displays: { fio: 'A. B.' } });
+  expect(told({ id: '4-7', error: { code: -31050 } })).toMatchObject({ kind: 'refused', code: 5 });
+  expect(told({ ...found, error: { code: -1 } }).kind).toBe('unknown');
+  expect(told({ ...found, result: {} }).kind).toBe('unknown');
 });
 
 describe('docs/connectors/described.md', () => {

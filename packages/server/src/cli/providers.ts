@@ -409,7 +409,11 @@ function readProvider(text: string): z.output<typeof providerShape> {
 function checkSettings(connector: string, settings: ProviderFacts['settings']): void {
   const candidate = { providerId: 'new', name: 'new', connector, settings, paused: false };
   const providers = new Map([['new', candidate]]);
-  createSender({ providers: () => providers, connectors, log: { error: () => {} } }).offers('new');
+  try {
+    createSender({ providers: () => providers, connectors, log: { error: () => {} } }).offers('new');
+  } catch (error) {
+    throw new Error((error as Error).message.replace(/^provider new .*?: /, ''));
+  }
 }
 
 function masked(provider: ProviderFacts): ProviderFacts {

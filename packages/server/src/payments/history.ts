@@ -354,7 +354,9 @@ const eventWords: Readonly<Record<string, string>> = {
   funded: 'The balance covers the payment now; it goes on',
   terms_met: 'The terms are met now; the payment goes on',
   expired: 'It waited too long and was ended',
-  no_status_inquiry: 'The provider has no status inquiry; without one nothing more can be asked',
+  no_status_inquiry:
+    'The provider has no status inquiry; it is asked by a repeat where that is safe, else by nobody',
+  rerouted: 'Nothing was executed there, and the payment goes to another provider',
   approved: 'Approved by the security service',
   rejected: 'Rejected by the security service',
   settled_as_executed: 'Ended as executed on evidence from the provider',
@@ -375,18 +377,22 @@ function eventEntry({ at, kind, data: json }: EventRow, payment: PaymentRow, sig
   return { at, kind, text, data };
 }
 
-function callText({ call, outcome, httpStatus, durationMs, detail }: TellingRecord): string {
+function callText(record: TellingRecord): string {
+  const { call, outcome, httpStatus, durationMs, detail, sent, received } = record;
   const http = httpStatus === null ? 'no HTTP answer' : `HTTP ${httpStatus}`;
   if (call === 'callback')
     return `${calls.callback}: ${outcomes[outcome] ?? outcome}${detail ? ` (its words: ${detail})` : ''}.`;
   const words = detail ? `; its words: ${detail}` : '';
-  return `${calls[call] ?? call}: ${outcomes[outcome] ?? outcome} (${http}, ${Math.round(durationMs)} ms${words}).`;
+  const said =
+    sent === undefined ? '' : ` Sent: ${sent}${received === undefined ? '' : ` Came: ${received}`}`;
+  return `${calls[call] ?? call}: ${outcomes[outcome] ?? outcome} (${http}, ${Math.round(durationMs)} ms${words}).${said}`;
 }
 
 function decisionText(kind: string, data: Readonly<Record<string, unknown>>): string {
   const by = typeof data.operator === 'string' ? ` by ${data.operator}` : '';
   const why = [data.note, data.evidence].filter((each) => typeof each === 'string' && each !== '').join('; ');
-  return `${eventWords[kind] ?? kind.replaceAll('_', ' ')}${by}${why && `: ${why}`}.`;
+  const way = kind === 'rerouted' ? `, from ${data.from} to ${data.to}` : '';
+  return `${eventWords[kind] ?? kind.replaceAll('_', ' ')}${way}${by}${why && `: ${why}`}.`;
 }
 
 const waitingWords: Readonly<Record<string, string>> = {

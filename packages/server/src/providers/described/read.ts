@@ -53,8 +53,9 @@ export interface Found<T extends Result> {
 }
 
 const absent = Symbol('absent');
+const present = Symbol('present');
 /** Undefined: an object or an array, which no description names. */
-type Compared = string | boolean | null | typeof absent | undefined;
+type Compared = string | boolean | null | typeof absent | typeof present | undefined;
 
 interface Condition {
   readonly written: string;
@@ -115,7 +116,8 @@ export function compileReading<T extends Result>(
       kind: 'found',
       result: rule.result as Exclude<T, 'unknown'>,
       document,
-      code: `code ${wordAt(document, rule.word!)}`,
+      // What is only there may be a name.
+      code: rule.word ? `code ${wordAt(document, rule.word)}` : 'an answer',
     };
   };
 }
@@ -138,11 +140,13 @@ function compileRule<T extends Result>(
     return {
       written: pointer,
       pointer: pointerOf(pointer),
-      values: new Set([values].flat().map(comparedOf)),
+      values: new Set([values].flat().map((each) => comparedOf(each, placeOf(at, 'when', pointer)))),
     };
   });
   const about = rule.about ?? common;
-  const word = codes.find((code) => conditions.some((each) => each.written === code && isWord(each.values)));
+  const saysAt = (isSaid: (values: ReadonlySet<Compared>) => boolean) =>
+    codes.find((code) => conditions.some((each) => each.written === code && isSaid(each.values)));
+  const word = saysAt(isWord);
   const compiled: Compiled<T> = {
     result: rule.then,
     httpStatuses,
@@ -153,7 +157,9 @@ function compileRule<T extends Result>(
   };
   if (rule.then === 'unknown') return compiled;
   const kind = kindOf(rule.then);
-  if (word === undefined) {
+  // That an account may be paid for moves no money: where a protocol has no word for it, its answer may be the word.
+  const isAnswer = kind === 'ok' && saysAt((values) => values.has(present)) !== undefined;
+  if (word === undefined && !isAnswer) {
     throw new Mistake(
       placeOf(at, 'when'),
       `a rule with the result ${kind} must name the provider's own word at ${codes.join(' or ')}: ` +
@@ -197,13 +203,14 @@ const kindOf = (result: Result): string => (typeof result === 'string' ? result 
 const sameResult = (one: Result, other: Result) => JSON.stringify(one) === JSON.stringify(other);
 
 const isWord = (values: ReadonlySet<Compared>) =>
-  ![...values].some((each) => each === null || each === absent || each === '');
+  ![...values].some((each) => each === null || each === absent || each === present || each === '');
 
 const meet = (one: Compiled<Result>, other: Compiled<Result>) =>
   [...one.httpStatuses].some((each) => other.httpStatuses.has(each)) &&
   one.conditions.every(({ written, values }) => {
     const against = other.conditions.find((each) => each.written === written);
-    return !against || [...values].some((each) => against.values.has(each));
+    if (!against || values.has(present) || against.values.has(present)) return true;
+    return [...values].some((each) => against.values.has(each));
   });
 
 const narrows = (one: Compiled<Result>, other: Compiled<Result>) =>
@@ -212,15 +219,24 @@ const narrows = (one: Compiled<Result>, other: Compiled<Result>) =>
 const samePointers = (one: Compiled<Result>, other: Compiled<Result>) =>
   narrows(one, other) && narrows(other, one);
 
-function comparedOf(expected: Expected): Compared {
+function comparedOf(expected: Expected, at: string): Compared {
   if (typeof expected === 'number') return String(expected);
-  return typeof expected === 'object' && expected !== null ? absent : expected;
+  if (typeof expected === 'string' && expected.includes('{{'))
+    throw new Mistake(at, 'must be what the provider writes, as it stands: there are no placeholders here');
+  if (typeof expected !== 'object' || expected === null) return expected;
+  return '$absent' in expected ? absent : present;
 }
+
+const isPresent = (value: Compared) =>
+  typeof value === 'boolean' || (typeof value === 'string' && value !== '');
 
 function holds(rule: Compiled<Result>, status: number, document: unknown): boolean {
   return (
     rule.httpStatuses.has(status) &&
-    rule.conditions.every(({ pointer, values }) => values.has(compared(valueAt(document, pointer))))
+    rule.conditions.every(({ pointer, values }) => {
+      const value = compared(valueAt(document, pointer));
+      return values.has(value) || (values.has(present) && isPresent(value));
+    })
   );
 }
 

@@ -106,9 +106,12 @@ const expected = z.union(
     z.boolean(),
     z.null(),
     strict({ $absent: z.literal(true) }).describe('There is nothing at the pointer.'),
+    strict({ $present: z.literal(true) }).describe(
+      'There is a text that is not empty, a number, true or false.',
+    ),
   ],
   must(
-    'a text, a whole number, true, false, null or {"$absent": true}, or a list of them; write other numbers as texts',
+    'a text, a whole number, true, false, null, {"$absent": true} or {"$present": true}, or a list of them; write other numbers as texts',
   ),
 );
 export type Expected = z.infer<typeof expected>;
@@ -132,7 +135,7 @@ const conditions = z
     oneOrMore(
       expected,
       must(
-        'a text, a whole number, true, false, null or {"$absent": true}, or a list of them; write other numbers as texts',
+        'a text, a whole number, true, false, null, {"$absent": true} or {"$present": true}, or a list of them; write other numbers as texts',
       ),
     ),
   )
