@@ -103,13 +103,14 @@ async function lookAtDeposits(pool: pg.Pool, sender: Sender, reference: () => Re
 const balanceEveryMs = 300_000;
 
 const dayMs = 86_400_000;
-const claimMax = 200;
 /** How often a process looks whether a rate has become too old, and whether the feed is to be fetched. */
 const ratesLookMs = 10_000;
 /** A call may wait as long for a free connection to its provider. */
 const queueMsMax = 2000;
 /** Calls of the queue under way at once, so that it never crowds out agents' requests. */
 const queueCallsMax = 64;
+/** Of them, to one provider: others have room while it answers nobody. */
+const callsOfOneMax = 24;
 
 export function startCentre(parts: CentreParts): Centre {
   const { pool, log, reference, watch } = parts;
@@ -172,16 +173,20 @@ export function startCentre(parts: CentreParts): Centre {
 
   const queue = { db: pool, storeOf, sender, routing, reference, leaseMs, sealing, log, spans: parts.spans };
   let calls = 0;
+  /** Of the queue, by provider. */
+  const callsOf = new Map<string, number>();
   let callbacks = 0;
   let full = false;
   const workQueue = async (): Promise<number> => {
-    const free = Math.min(claimMax, queueCallsMax - calls);
+    const free = Math.min(callsOfOneMax, queueCallsMax - calls);
     full = free <= 0;
     if (full) return 0;
     const claimedAt = elapsedMs();
-    const rows = await claim(queue, free);
+    const busy = [...callsOf].flatMap(([providerId, count]) => (count >= callsOfOneMax ? [providerId] : []));
+    const rows = await claim(queue, free, busy);
     for (const row of rows) {
       calls += 1;
+      callsOf.set(row.provider_id, (callsOf.get(row.provider_id) ?? 0) + 1);
       workOne(queue, row, claimedAt)
         .catch((error: unknown) => {
           const facts = { transactionId: String(row.id), error: String(error) };
@@ -189,6 +194,7 @@ export function startCentre(parts: CentreParts): Centre {
         })
         .finally(() => {
           calls -= 1;
+          callsOf.set(row.provider_id, callsOf.get(row.provider_id)! - 1);
           if (full && calls <= queueCallsMax / 2) loops.wake();
         });
     }

@@ -411,6 +411,32 @@ describe('a service with two providers', () => {
       .toBe('sandbox');
   });
 
+  test('inquiries of one that answers nobody leave room for those of others', async () => {
+    await setRoute(centre.pool, service, 'second', { on: false }, 'op');
+    await settle('sandbox', { answerMsMax: 6000 });
+    // Executed, the answer lost; then every inquiry hangs.
+    proxy.follow({
+      exchange: (request) =>
+        request.includes('/pay')
+          ? { cut: { at: 'answered', by: 'close' } }
+          : request.includes('/status')
+            ? { cut: { at: 'asked', by: 'hang' } }
+            : {},
+    });
+    await Promise.all(Array.from({ length: 80 }, () => centre.pay(order())));
+    await sleep(1500);
+    const load = () => centre.centre.calls().find(({ providerId }) => providerId === 'sandbox')!;
+    expect(load().underWay).toBe(24);
+    await centre.owner.query("update services set provider_id = 'second' where service_id = 'P1014'");
+    await centre.watch.refresh();
+    const other = payRequest({ serviceId: 'P1014', account: '7770000001' });
+    expect((await centre.pay(other)).code).toBe(1);
+    expect((await centre.payUntil(other, (code) => code !== 1, 3000)).code).toBe(0);
+    expect(load().underWay).toBe(24);
+    await centre.owner.query("update services set provider_id = 'sandbox' where service_id = 'P1014'");
+    proxy.follow({});
+  }, 30_000);
+
   test('the last route cannot be removed', async () => {
     await removeRoute(centre.pool, service, 'second', 'op');
     await expect(removeRoute(centre.pool, service, 'sandbox', 'op')).rejects.toThrow(/last route/);

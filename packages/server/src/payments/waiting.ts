@@ -49,10 +49,16 @@ export async function takeExpiredLeases(db: Db, log: PaymentLog): Promise<number
   return rows.length;
 }
 
-/** Claims up to `limit` due payments; the caller works each with `workOne`. */
-export async function claim(parts: QueueParts, limit: number): Promise<WaitingRow[]> {
-  return (await parts.db.query<WaitingRow>('select * from claim_waiting($1, $2)', [limit, parts.leaseMs()]))
-    .rows;
+/** Claims up to `limit` due payments, but of providers that are busy; the caller works each with `workOne`. */
+export async function claim(
+  parts: QueueParts,
+  limit: number,
+  busy: readonly string[] = [],
+): Promise<WaitingRow[]> {
+  const { rows } = await parts.db.query<WaitingRow>('select * from claim_waiting($1, $2, $3)', [
+    ...[limit, parts.leaseMs(), busy],
+  ]);
+  return rows;
 }
 
 /** One claimed payment: ask about it, or send it, and write down what that proved. */

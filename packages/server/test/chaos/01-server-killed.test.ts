@@ -64,8 +64,8 @@ experiment({
           build: brokenBuild([
             {
               file: 'centre.js',
-              from: 'const rows = await claim(queue, free);',
-              to: "const rows = (await claim(queue, free)).map((row) => ({ ...row, what: 'send' }));",
+              from: 'const rows = await claim(queue, free, busy);',
+              to: "const rows = (await claim(queue, free, busy)).map((row) => ({ ...row, what: 'send' }));",
             },
           ]),
         }),
