@@ -10,6 +10,7 @@
  * one of scale 1, pgbench's own, in which one row is hot as an agent's balance is, and to the one of scale 50.
  */
 import { execFile, spawn } from 'node:child_process';
+import { once } from 'node:events';
 import {
   chmodSync,
   closeSync,
@@ -24,6 +25,7 @@ import {
   writeFileSync,
   writeSync,
 } from 'node:fs';
+import { createServer } from 'node:net';
 import { cpus, tmpdir } from 'node:os';
 import { join } from 'node:path';
 import { createInterface } from 'node:readline';
@@ -56,6 +58,7 @@ const scales = [1, 50];
 /** As npm start has them. */
 const startFlags = ['--max-semi-space-size=64'];
 const twoProcesses = 'pay, instant provider, two processes';
+const besideHanging = 'pay, instant provider, beside one that hangs';
 
 const directory = mkdtempSync(join(tmpdir(), 'tolem-bench-'));
 chmodSync(directory, 0o711);
@@ -78,6 +81,14 @@ try {
   console.error(error);
 }
 await finish(failed ? 1 : 0);
+
+/** A provider that takes every request and never says a word. */
+async function startSilence() {
+  const server = createServer((socket) => socket.on('error', () => {}).resume()).listen(0, '127.0.0.1');
+  await once(server, 'listening');
+  undo.push(() => server.close());
+  return `http://127.0.0.1:${server.address().port}`;
+}
 
 async function bench() {
   const [
@@ -113,6 +124,7 @@ async function bench() {
   const providers = [
     { id: 'bench-instant', service: 'BI', settings: { baseUrl: sandboxes[0].url } },
     { id: 'bench-late', service: 'BL', settings: { baseUrl: sandboxes[0].url } },
+    { id: 'bench-hanging', service: 'BH', settings: { baseUrl: await startSilence(), concurrencyMax: 64 } },
     ...sandboxes.map(({ delay, url }) => ({
       id: `bench-${delay}`,
       service: `B${delay}`,
@@ -240,6 +252,15 @@ async function bench() {
       await measure('repeat of a stored payment', { ...pay, tokens, stored });
       // What an agent waits for it where the machine is not full.
       await measure('repeat of a stored payment, 1000/s', { ...pay, tokens, stored, ratePerSecond: 1000 });
+    }
+    if (wanted.test(besideHanging)) {
+      // A thousand agents of it, each of whom comes again every eight seconds.
+      const facts = { ports: [centre.port], tokens: tokens.slice(1, 2), firstId: String(firstId), date };
+      const paced = { connections: 1000, ratePerSecond: 125, seconds: seconds + 8 };
+      const hanging = drive({ ...pay, serviceId: 'BH', ...facts, ...paced });
+      await new Promise((done) => setTimeout(done, 4000));
+      await measure(besideHanging, pay);
+      await hanging;
     }
     await measure('balance', { ...pay, path: '/api/v20/balance' });
     if (!wanted.test(twoProcesses)) continue;
