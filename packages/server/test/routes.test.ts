@@ -1,3 +1,4 @@
+import { createHmac } from 'node:crypto';
 import { rmSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import fc from 'fast-check';
@@ -9,7 +10,7 @@ import { reverse } from '../src/payments/operator.js';
 import { Breaker } from '../src/providers/breaker.js';
 import { type Sandbox, startSandbox } from '../src/providers/sandbox/server.js';
 import { isWithin, windowsShape } from '../src/providers/windows.js';
-import { openCentre, payRequest } from './support/centre.js';
+import { callbackSecret, openCentre, payRequest } from './support/centre.js';
 import { temporaryDirectory } from './support/database.js';
 import { type FaultProxy, startFaultProxy } from './support/fault-proxy.js';
 
@@ -344,6 +345,21 @@ describe('a service with two providers', () => {
       [answers[0]!.transactionId],
     );
     expect(rows[0].n).toBe(1);
+    // Should the first one have executed it all the same, people hear of it; it cannot speak of others.
+    const tell = (id: bigint) => {
+      const body = Buffer.from(
+        JSON.stringify({ externalId: `4-${id}`, status: 'executed', reference: 'late' }),
+      );
+      const signature = `sha256=${createHmac('sha256', callbackSecret).update(body).digest('hex')}`;
+      return centre.centre.callback('sandbox', { headers: { 'x-sandbox-signature': signature }, body });
+    };
+    expect(await tell(first[0]!.agentTransactionId)).toBe('taken');
+    expect(await tell(first[0]!.agentTransactionId)).toBe('taken');
+    expect(await tell(next.agentTransactionId)).toBe('not_known');
+    const contradictions = await centre.owner.query('select kind, reference, payment_id from contradictions');
+    expect(contradictions.rows).toEqual([
+      { kind: 'executed_unsent', reference: 'late', payment_id: answers[0]!.transactionId },
+    ]);
     await centre.owner.query('update services set inquiry_required = true where service_id = $1', [service]);
   });
 

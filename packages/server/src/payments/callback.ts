@@ -10,7 +10,7 @@
  */
 import type { CallbackAnswer } from '../core/answers.js';
 import { State, stateFacts } from '../core/states.js';
-import type { CallbackRequest, Sender } from '../providers/contract.js';
+import type { CallbackRequest, Notice, Sender } from '../providers/contract.js';
 import { readExternalId } from './order.js';
 import { consequenceOf, type PaymentLog, shownAfter } from './outcome.js';
 import type { Sealing } from './seal.js';
@@ -58,7 +58,7 @@ export async function takeCallback(
     [name.agentId, name.agentTransactionId, shard, providerId],
   );
   const payment = rows[0];
-  if (!payment) return 'not_known';
+  if (!payment) return (await tellsOfMoved(db, providerId, name, shard, notice)) ? 'taken' : 'not_known';
 
   const { outcome } = notice;
   const detail = 'detail' in outcome ? outcome.detail : null;
@@ -85,4 +85,34 @@ export async function takeCallback(
   log.debug?.({ transactionId: String(transactionId), providerId, outcome: outcome.kind, moved }, 'told');
   // Told executed, a payment that never went to the provider is in the operators' queue: there is no more to do.
   return to === State.succeeded || stateFacts[state].final ? 'taken' : 'later';
+}
+
+/**
+ * A payment that was this provider's until it was proven that it had executed nothing, and went to another one: what it
+ * executed all the same is for people to see.
+ */
+async function tellsOfMoved(
+  db: Db,
+  providerId: string,
+  name: { readonly agentId: bigint; readonly agentTransactionId: bigint },
+  shard: number,
+  { outcome }: Notice,
+): Promise<boolean> {
+  if (outcome.kind !== 'executed') return false;
+  const detail = `from ${providerId}, where it was proven not to have been executed`;
+  const told = JSON.stringify({ call: 'callback', outcome: outcome.kind, detail });
+  const { rowCount } = await db.query(
+    `with moved as (
+       select p.id, p.shard from payments p
+       where p.agent_id = $1 and p.agent_transaction_id = $2 and p.shard = $3 and exists (
+         select 1 from payment_events e
+         where e.payment_id = p.id and e.shard = p.shard and e.kind = 'rerouted' and e.data ->> 'from' = $4)
+     ), noted as (
+       insert into contradictions (payment_id, shard, kind, reference, told)
+       select id, shard, 'executed_unsent', $5, $6::json from moved on conflict do nothing
+     )
+     select 1 from moved`,
+    [name.agentId, name.agentTransactionId, shard, providerId, outcome.reference, told],
+  );
+  return rowCount === 1;
 }
