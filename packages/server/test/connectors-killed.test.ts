@@ -6,7 +6,7 @@ import { readFileSync } from 'node:fs';
 import { expect, test } from 'vitest';
 import { survive } from './chaos/kills.js';
 import { Lab } from './chaos/lab.js';
-import { everyFate, type Fate } from './support/crowd.js';
+import { everyFate, type Fate, plainFate } from './support/crowd.js';
 
 const described = JSON.parse(
   readFileSync(new URL('../demo/described-provider.json', import.meta.url), 'utf8'),
@@ -30,6 +30,8 @@ const providers: readonly Provider[] = [
     protocol: 'osmp',
     settings: { path: '/pay', txnId: 'externalId', fatal: refusals, fatalAgain: refusals },
   },
+  // A voucher is chosen by the service, not by the account: all of them are sold.
+  { protocol: 'voucher', settings: {}, fates: [plainFate] },
 ];
 
 test.each(providers)(

@@ -1,14 +1,17 @@
 import { spawn } from 'node:child_process';
 import { once } from 'node:events';
+import { createServer as createHttpsServer } from 'node:https';
 import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
 import { createInterface } from 'node:readline';
 import { setTimeout as delay } from 'node:timers/promises';
+import type { TLSSocket } from 'node:tls';
 import { afterEach, describe, expect, it, vi } from 'vitest';
 import { elapsedMs } from '../src/clock.js';
 import { connectors } from '../src/providers/connectors.js';
 import type { Connector, ConnectorFactory, Order, Sender } from '../src/providers/contract.js';
 import { receivedWords, sentWords } from '../src/providers/mask.js';
 import { createSender } from '../src/providers/send.js';
+import { selfSigned } from './support/self-signed.js';
 
 const never = Number.POSITIVE_INFINITY;
 const account = '77011234567';
@@ -493,6 +496,61 @@ describe('connections', () => {
     const kinds = await Promise.all([...calls, after].map(async (each) => (await each).outcome.kind));
     expect(kinds).toEqual(['executed', 'unknown', 'not_sent', 'not_sent']);
     expect(fake.seen).toHaveLength(2);
+  });
+});
+
+describe('TLS', () => {
+  it('the provider is known by its authority, and is shown a certificate where it wants one', async () => {
+    const [theirs, ours] = [selfSigned('provider.test'), selfSigned('centre.test')];
+    const seen: unknown[] = [];
+    const server = createHttpsServer(
+      {
+        key: theirs.key,
+        cert: theirs.cert,
+        ca: ours.cert,
+        requestCert: true,
+        rejectUnauthorized: true,
+      },
+      (request, response) => {
+        seen.push((request.socket as TLSSocket).getPeerCertificate().subject.CN);
+        let body = '';
+        request.on('data', (chunk) => (body += chunk));
+        request.on('end', () =>
+          response.end(
+            JSON.stringify({ externalId: JSON.parse(body).externalId, status: 'executed', reference: 'S1' }),
+          ),
+        );
+      },
+    ).listen(0, '127.0.0.1');
+    await once(server, 'listening');
+    const url = `https://127.0.0.1:${(server.address() as AddressInfo).port}`;
+    const outcomeWith = async (tls: object | undefined) =>
+      (await pay(senderTo(url, tls ? { tls } : {}))).outcome.kind;
+    const known = { ca: theirs.cert, serverName: 'provider.test' };
+    expect(await outcomeWith({ ...known, certificate: ours.cert, key: ours.key })).toBe('executed');
+    expect(seen).toEqual(['centre.test']);
+    // Not known, of another name, and without our certificate: nothing is sent, or nothing is answered.
+    expect(await outcomeWith({ certificate: ours.cert, key: ours.key })).toBe('not_sent');
+    expect(
+      await outcomeWith({
+        ...known,
+        serverName: 'another.test',
+        certificate: ours.cert,
+        key: ours.key,
+      }),
+    ).toBe('not_sent');
+    expect(['not_sent', 'unknown']).toContain(await outcomeWith(known));
+    expect(seen).toHaveLength(1);
+    for (const [tls, problem] of [
+      [{ ...known, certificate: ours.cert }, /a certificate and its key go together/],
+      [{ ca: 'no certificate' }, /tls: the certificates or the key cannot be read/],
+      [{ certificate: ours.cert, key: theirs.key }, /tls: the certificates or the key cannot be read/],
+    ] as const)
+      expect((await pay(senderTo(url, { tls }))).outcome).toMatchObject({
+        kind: 'not_sent',
+        detail: expect.stringMatching(problem),
+      });
+    server.close();
   });
 });
 

@@ -6,6 +6,7 @@
  *   not_sent  no byte of the request was handed to a socket, and none will be;
  *   unknown   everything else that ends without an answer the connector takes for proof.
  */
+import { X509Certificate } from 'node:crypto';
 import { setTimeout as delay } from 'node:timers/promises';
 import { createSecureContext } from 'node:tls';
 import { TextDecoder } from 'node:util';
@@ -652,6 +653,8 @@ function connectOptionsOf({ connectTimeoutMs, tls }: Settings): buildConnector.B
     throw new Error('tls: a certificate and its key go together; give both or neither');
   try {
     createSecureContext({ ca, cert, key });
+    // What is no certificate at all is passed over there.
+    if (ca !== undefined) new X509Certificate(ca);
   } catch (error) {
     throw new Error(
       `tls: the certificates or the key cannot be read: ${(error as NodeJS.ErrnoException).code}`,

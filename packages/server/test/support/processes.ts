@@ -339,8 +339,22 @@ export async function breakFunction(owner: pg.Pool, name: string, from: RegExp, 
   await owner.query(pieces.join(to));
 }
 
-/** Some protocols know a payment by the centre's number only; judges know it by the agent's. */
-async function named(owner: pg.Pool, registry: readonly RegistryRow[]): Promise<RegistryRow[]> {
+/**
+ * Some protocols know a payment by the centre's number only; judges know it by the agent's. And who sells vouchers knows
+ * no account.
+ */
+async function named(
+  owner: pg.Pool,
+  protocol: string | undefined,
+  registry: readonly RegistryRow[],
+): Promise<RegistryRow[]> {
+  if (protocol === 'voucher') {
+    const { rows } = await owner.query<{ name: string; account: string }>(
+      `select agent_id || '-' || agent_transaction_id as name, account from payments`,
+    );
+    const accounts = new Map(rows.map(({ name, account }) => [name, account]));
+    return registry.map((row) => ({ ...row, account: accounts.get(row.externalId) ?? row.account }));
+  }
   const numbers = registry.flatMap(({ externalId }) => (/^\d{1,18}$/.test(externalId) ? [externalId] : []));
   if (numbers.length === 0) return [...registry];
   const { rows } = await owner.query<{ id: bigint; name: string }>(
@@ -396,7 +410,7 @@ export async function openScene(options: SceneOptions) {
     dataDir,
     callers,
     fundsMinor: options.fundsMinor,
-    sandbox: { ...sandbox, registry: async () => named(owner, await sandbox.registry()) },
+    sandbox: { ...sandbox, registry: async () => named(owner, simulate?.protocol, await sandbox.registry()) },
     /** As the owner of the schema. */
     owner,
     /** As the application. */
