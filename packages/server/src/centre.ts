@@ -88,23 +88,11 @@ export interface Centre {
  * must not depend on how full the tables were at that moment: by index, always.
  */
 const laneSettings = '-c plan_cache_mode=force_generic_plan -c enable_seqscan=off -c enable_bitmapscan=off';
-/** Sums what was spent at providers, and asks those that tell their balance. */
-async function lookAtDeposits(pool: pg.Pool, sender: Sender, reference: () => Reference): Promise<number> {
-  const more = await sumSpent(pool);
-  for (const providerId of reference().providers.keys()) {
-    const ask = sender.balance(providerId);
-    if (!ask || !(await claimAsking(pool, providerId, balanceEveryMs))) continue;
-    const told = await ask();
-    if (told.kind === 'told') await noteTold(pool, providerId, told);
-  }
-  return more;
-}
-
-const balanceEveryMs = 300_000;
-
 const dayMs = 86_400_000;
 /** How often a process looks whether a rate has become too old, and whether the feed is to be fetched. */
 const ratesLookMs = 10_000;
+/** How often a provider that tells what lies there of ours is asked. */
+const balanceEveryMs = 300_000;
 /** A call may wait as long for a free connection to its provider. */
 const queueMsMax = 2000;
 /** Calls of the queue under way at once, so that it never crowds out agents' requests. */
@@ -291,3 +279,15 @@ export function startCentre(parts: CentreParts): Centre {
 }
 
 const late = () => new Overloaded('the database does not answer', 1);
+
+/** Sums what was spent at providers, and asks those that tell their balance. */
+async function lookAtDeposits(pool: pg.Pool, sender: Sender, reference: () => Reference): Promise<number> {
+  const more = await sumSpent(pool);
+  for (const providerId of reference().providers.keys()) {
+    const ask = sender.balance(providerId);
+    if (!ask || !(await claimAsking(pool, providerId, balanceEveryMs))) continue;
+    const told = await ask();
+    if (told.kind === 'told') await noteTold(pool, providerId, told);
+  }
+  return more;
+}

@@ -2,6 +2,7 @@
  * Settings: the environment's `TOLEM_*` variables, checked once and frozen. The table below is the only list of them;
  * `tolem config` prints it. A variable that is empty counts as absent.
  */
+
 import { randomBytes } from 'node:crypto';
 import {
   accessSync,
@@ -17,6 +18,7 @@ import { isIP } from 'node:net';
 import { join, resolve } from 'node:path';
 import { type ConnectionOptions, parse as parseConnectionString } from 'pg-connection-string';
 import { z } from 'zod';
+import { isTimeZone } from './core/time.js';
 
 /** What keeps the centre from starting. The message is one line for people: what, where, and what to do. */
 export class SetupError extends Error {
@@ -80,15 +82,6 @@ function list(expects: string, max: number, accepts: (value: string) => boolean)
     .pipe(z.array(z.string().refine(accepts)).max(max))
     .transform((values): readonly string[] => Object.freeze(values));
   return { expects: `${expects}, at most ${max}, separated by commas`, schema };
-}
-
-function isTimeZone(value: string): boolean {
-  try {
-    new Intl.DateTimeFormat('en', { timeZone: value });
-    return true;
-  } catch {
-    return false;
-  }
 }
 
 function isAddressRange(value: string): boolean {

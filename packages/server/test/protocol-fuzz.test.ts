@@ -2,10 +2,10 @@ import assert from 'node:assert/strict';
 import fc from 'fast-check';
 import { afterAll, describe, expect, test } from 'vitest';
 import { codeFacts } from '../src/core/codes.js';
+import { localTimeIn } from '../src/core/time.js';
 import { CatalogueAnswers } from '../src/protocol/catalogue.js';
 import { NumberLiteral, parseBody } from '../src/protocol/json.js';
 import { methodsOf, readCall } from '../src/protocol/methods.js';
-import { localTimeIn } from '../src/protocol/time.js';
 import { type FuzzCase, fuzzCase, nasties } from './support/fuzz.js';
 import { anAgent, aReference, buildEdge, TestUseCases } from './support/protocol.js';
 

@@ -1,5 +1,6 @@
 import { describe, expect, test } from 'vitest';
 import { messageFor } from '../src/core/codes.js';
+import { localTimeIn } from '../src/core/time.js';
 import { NumberLiteral, parseBody } from '../src/protocol/json.js';
 import {
   readAgentTransactionId,
@@ -7,7 +8,6 @@ import {
   shapeOperatorByPhone,
   shapePay,
 } from '../src/protocol/requests.js';
-import { localTimeIn } from '../src/protocol/time.js';
 
 const parse = (text: string) => parseBody(Buffer.from(text));
 const nested = (depth: number) => `{"a":${'['.repeat(depth - 1)}${']'.repeat(depth - 1)}}`;

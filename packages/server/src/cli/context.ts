@@ -6,10 +6,10 @@ import type pg from 'pg';
 import { Refusal } from '../audit.js';
 import { type Config, loadConfig } from '../config.js';
 import { formatMinor, parseAmount } from '../core/money.js';
+import { localTimeIn } from '../core/time.js';
 import { connectOptions, type DatabaseAddress, openClient, type Purpose } from '../db/connect.js';
 import { type EmbeddedPostgres, ensurePostgres } from '../db/embedded.js';
 import { migrate } from '../db/migrate.js';
-import { localTimeIn } from '../protocol/time.js';
 import { json } from './print.js';
 
 export interface Stdio {

@@ -49,6 +49,7 @@ export function chooseRoute(
 ): Choice {
   let best: Route[] = [];
   let bestRank = Number.POSITIVE_INFINITY;
+  let bestStanding: keyof typeof ranks = 'well';
   let below = 0;
   let above = 0;
   let fitting = 0;
@@ -68,6 +69,7 @@ export function chooseRoute(
     if (rank > bestRank) continue;
     if (rank < bestRank) best = [];
     bestRank = rank;
+    bestStanding = standing;
     best.push(route);
   }
   if (best.length === 0) {
@@ -78,8 +80,7 @@ export function chooseRoute(
     };
   }
   const route = best.length === 1 ? best[0]! : byShare(best, dice);
-  const standing = standings.of(route.providerId);
-  return { kind: 'route', route, standing: standing === 'paused' ? 'away' : standing };
+  return { kind: 'route', route, standing: bestStanding };
 }
 
 /** Priorities are below it. */

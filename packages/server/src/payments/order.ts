@@ -45,10 +45,19 @@ export function toldBy(route: Route, service: Service, offer: Offer): Offer {
   return service.routes.length > 1 ? { ...offer, providerId: route.providerId } : offer;
 }
 
+/** What an order has of its route. */
+function routeDetails({ providerServiceCode, fields }: Route): Pick<OrderDetails, 'serviceCode' | 'fields'> {
+  return { serviceCode: providerServiceCode, ...(Object.keys(fields).length > 0 && { fields }) };
+}
+
+/** The same order by another route. */
+export function reroutedDetails({ fields: _, ...details }: OrderDetails, route: Route): OrderDetails {
+  return { ...details, ...routeDetails(route) };
+}
+
 export function detailsOf(accepted: Accept, route: Route, request: PayRequest): OrderDetails {
   return {
-    serviceCode: route.providerServiceCode,
-    ...(Object.keys(route.fields).length > 0 && { fields: route.fields }),
+    ...routeDetails(route),
     ...(Object.keys(request.extras).length > 0 && { extras: request.extras }),
     ...(request.extraServices && { extraServices: request.extraServices }),
     ...(accepted.conversion && {

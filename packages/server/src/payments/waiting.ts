@@ -9,7 +9,7 @@ import { State, sourcesMask, stateName, statesMask } from '../core/states.js';
 import { type Facts, type Span, type Spans, step } from '../core/way.js';
 import { plainArray } from '../db/lane.js';
 import type { Sender } from '../providers/contract.js';
-import { orderOfRow, type WaitingRow } from './order.js';
+import { orderOfRow, reroutedDetails, type WaitingRow } from './order.js';
 import {
   callEvent,
   callFacts,
@@ -53,7 +53,7 @@ export async function takeExpiredLeases(db: Db, log: PaymentLog): Promise<number
 export async function claim(
   parts: QueueParts,
   limit: number,
-  busy: readonly string[] = [],
+  busy: readonly string[],
 ): Promise<WaitingRow[]> {
   const { rows } = await parts.db.query<WaitingRow>('select * from claim_waiting($1, $2, $3)', [
     ...[limit, parts.leaseMs(), busy],
@@ -164,19 +164,12 @@ async function reroute(parts: QueueParts, row: WaitingRow): Promise<WaitingRow> 
   const service = parts.reference().services.get(row.service_id);
   const isOffered = service?.type !== Scheme.simple || (service.fixedPayment && row.shown !== null);
   if (!service || service.routes.length < 2 || isOffered) return row;
-  const isWell = routing.standing(row.provider_id) === 'well' && row.tries < triesBeforeAnother;
-  const { extras, extraServices, orderAmountMinor, orderCurrency } = readDetails(row.details);
-  const amountMinor = orderAmountMinor ?? row.amount_to_minor;
-  const route = isWell ? null : routing.insteadOf(service, amountMinor, row.provider_id);
+  if (routing.standing(row.provider_id) === 'well' && row.tries < triesBeforeAnother) return row;
+  const order = readDetails(row.details);
+  const amountMinor = order.orderAmountMinor ?? row.amount_to_minor;
+  const route = routing.insteadOf(service, amountMinor, row.provider_id);
   if (!route) return row;
-  const details = writeDetails({
-    serviceCode: route.providerServiceCode,
-    ...(Object.keys(route.fields).length > 0 && { fields: route.fields }),
-    ...(extras && { extras }),
-    ...(extraServices && { extraServices }),
-    ...(orderAmountMinor !== undefined && { orderAmountMinor }),
-    ...(orderCurrency && { orderCurrency }),
-  });
+  const details = writeDetails(reroutedDetails(order, route));
   const event = JSON.stringify({ from: row.provider_id, to: route.providerId });
   const { rows } = await db.query<{ moved: boolean }>(
     'select reroute_payment($1, $2, $3, $4, $5, $6) as moved',

@@ -12,13 +12,13 @@ import fastify, {
 import { Overloaded, type UseCases } from '../core/answers.js';
 import type { Agent, Language, Reference } from '../core/catalogue.js';
 import { type HttpError, httpErrors } from '../core/codes.js';
+import { localTimeIn } from '../core/time.js';
 import { type Span, type Spans, step } from '../core/way.js';
 import { type CallbackParts, serveCallbacks } from './callbacks.js';
 import { type ArrayKey, CatalogueAnswers } from './catalogue.js';
 import { type Directory, identify } from './credentials.js';
 import { type Answer, codeOnly, type Method, methodsOf, type Received, readCall } from './methods.js';
 import { renderCode } from './render.js';
-import { localTimeIn } from './time.js';
 import { readTls, reloadTls, type TlsFiles } from './tls.js';
 
 export interface ProtocolConfig {

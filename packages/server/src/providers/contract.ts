@@ -70,6 +70,10 @@ export interface Unknown {
   readonly detail: string;
 }
 
+export function unknown(detail: string): Unknown {
+  return { kind: 'unknown', detail };
+}
+
 /** The request provably never reached the provider (connection refused, no free connection in time). */
 export interface NotSent {
   readonly kind: 'not_sent';

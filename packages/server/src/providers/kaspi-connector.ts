@@ -17,16 +17,18 @@ import { hash } from 'node:crypto';
 import { parse } from 'lossless-json';
 import { z } from 'zod';
 import { formatMinor, parseAmount } from '../core/money.js';
-import type {
-  CheckOutcome,
-  ConnectorFactory,
-  HttpRequest,
-  HttpResponse,
-  Inquiry,
-  Order,
-  PayOutcome,
-  Unknown,
+import {
+  type CheckOutcome,
+  type ConnectorFactory,
+  type HttpRequest,
+  type HttpResponse,
+  type Inquiry,
+  type Order,
+  type PayOutcome,
+  type Unknown,
+  unknown,
 } from './contract.js';
+import { readSettings } from './settings.js';
 import { childOf, type Element, readXml } from './xml.js';
 
 const ownParameters = ['command', 'txn_id', 'txn_date', 'account', 'sum'];
@@ -96,13 +98,17 @@ const payRefusals: ReadonlyMap<string, number> = new Map([
 ]);
 
 export const kaspiConnector: ConnectorFactory = (settings) => {
-  const parsed = settingsShape.safeParse(settings);
-  if (!parsed.success) {
-    const name = String(parsed.error.issues[0]?.path[0]);
-    throw new Error(`${name}: ${problems[name]}`);
-  }
-  const { path, format, parameters, basicAuth, alreadyPaid, fatal, repeatsAreLookedUp, deduplicates } =
-    parsed.data;
+  const {
+    path,
+    format,
+    parameters,
+    displays,
+    basicAuth,
+    alreadyPaid,
+    fatal,
+    repeatsAreLookedUp,
+    deduplicates,
+  } = readSettings(settingsShape, problems, settings);
   const executedResults = new Set(alreadyPaid === 'ours' ? ['0', '3'] : ['0']);
   const fatalResults: ReadonlyMap<string, number> = new Map(fatal.map((result) => [String(result), 300]));
   const checkCodes = new Map([...fatalResults, ...checkRefusals]);
@@ -133,7 +139,7 @@ export const kaspiConnector: ConnectorFactory = (settings) => {
       }),
     parseCheck: (response, inquiry) => {
       const answer = read(response, format, checkIdOf(inquiry));
-      return 'kind' in answer ? answer : checkOutcome(answer, parsed.data.displays, checkCodes);
+      return 'kind' in answer ? answer : checkOutcome(answer, displays, checkCodes);
     },
     buildPay: (order) =>
       get({
@@ -262,7 +268,3 @@ function membersOfXml(body: string): unknown {
 
 const isText = ({ children }: Element) => children.length === 0;
 const twice = ({ children }: Element) => new Set(children.map(({ name }) => name)).size < children.length;
-
-function unknown(detail: string): Unknown {
-  return { kind: 'unknown', detail };
-}

@@ -10,17 +10,19 @@ import { createHash } from 'node:crypto';
 import { z } from 'zod';
 import { formatMinor, parseAmount } from '../core/money.js';
 import { cutTo } from '../core/requests.js';
+import { isTimeZone, localTimeIn } from '../core/time.js';
 import { percentEncoder } from './charset.js';
-import type {
-  CheckOutcome,
-  Connector,
-  ConnectorFactory,
-  HttpRequest,
-  HttpResponse,
-  Inquiry,
-  Order,
-  PayOutcome,
-  Unknown,
+import {
+  type CheckOutcome,
+  type Connector,
+  type ConnectorFactory,
+  type HttpRequest,
+  type HttpResponse,
+  type Inquiry,
+  type Order,
+  type PayOutcome,
+  type Unknown,
+  unknown,
 } from './contract.js';
 import { childOf, type Element, readXml } from './xml.js';
 
@@ -257,23 +259,11 @@ function isDistinct(names: readonly (string | null)[]): boolean {
   return new Set(written).size === written.length;
 }
 
-function isTimeZone(name: string): boolean {
-  try {
-    return new Intl.DateTimeFormat('en', { timeZone: name }) !== null;
-  } catch {
-    return false;
-  }
-}
-
 function dateWriter({ date, timeZone }: Settings): (at: Date) => string {
-  const two = '2-digit' as const;
-  const clock = new Intl.DateTimeFormat('en-GB', {
-    ...{ timeZone, hourCycle: 'h23', calendar: 'gregory', numberingSystem: 'latn' },
-    ...{ year: 'numeric', month: two, day: two, hour: two, minute: two, second: two },
-  });
+  const localTime = localTimeIn(timeZone);
   return (at) => {
-    const parts = clock.formatToParts(at).map(({ type, value }) => [type, value]);
-    return dates[date](Object.fromEntries(parts) as Moment);
+    const [year, month, day, hour, minute, second] = localTime(at).split(/\D/) as [string, ...string[]];
+    return dates[date]({ year, month, day, hour, minute, second } as Moment);
   };
 }
 
@@ -383,8 +373,4 @@ function noStatus(): never {
 
 function unproven({ result, fatal }: Told): Unknown {
   return unknown(fatal === null ? `result ${result}` : `result ${result}, fatal ${fatal}`);
-}
-
-function unknown(detail: string): Unknown {
-  return { kind: 'unknown', detail };
 }

@@ -8,23 +8,30 @@
 import { createHmac, timingSafeEqual } from 'node:crypto';
 import { z } from 'zod';
 import { formatMinor, parseAmount } from '../core/money.js';
-import type {
-  CallbackRequest,
-  CheckOutcome,
-  ConnectorFactory,
-  HttpRequest,
-  HttpResponse,
-  Notice,
-  PayOutcome,
-  StatusOutcome,
-  Unknown,
+import {
+  type CallbackRequest,
+  type CheckOutcome,
+  type ConnectorFactory,
+  type HttpRequest,
+  type HttpResponse,
+  type Notice,
+  type PayOutcome,
+  type StatusOutcome,
+  type Unknown,
+  unknown,
 } from './contract.js';
+import { readSettings } from './settings.js';
 
 const settingsShape = z.object({
   notFoundTrustedAfterMs: z.int().min(0).max(86_400_000).nullable().default(3000),
   /** What the provider signs its callbacks with; absent: none are taken. */
   callbackSecret: z.string().min(16).max(200).optional(),
 });
+
+const problems = {
+  notFoundTrustedAfterMs: 'must be whole milliseconds, at most a day, or null for never',
+  callbackSecret: 'must be a text of 16 to 200 characters',
+};
 
 const amount = z.string().transform((text, context) => {
   const parsed = parseAmount(text);
@@ -113,16 +120,7 @@ const statusAnswer = z.discriminatedUnion('status', [
 ]);
 
 export const sandboxConnector: ConnectorFactory = (settings) => {
-  const parsed = settingsShape.safeParse(settings);
-  if (!parsed.success) {
-    const problems: Readonly<Record<string, string>> = {
-      notFoundTrustedAfterMs: 'must be whole milliseconds, at most a day, or null for never',
-      callbackSecret: 'must be a text of 16 to 200 characters',
-    };
-    const name = String(parsed.error.issues[0]?.path[0]);
-    throw new Error(`${name}: ${problems[name]}`);
-  }
-  const { notFoundTrustedAfterMs, callbackSecret } = parsed.data;
+  const { notFoundTrustedAfterMs, callbackSecret } = readSettings(settingsShape, problems, settings);
   return {
     name: 'sandbox',
     plain: new Set(['externalId', 'status', 'code', 'service', 'currency', 'reference']),
@@ -249,8 +247,4 @@ function inWords<T>(shape: z.ZodType<T>, text: string): T | Unknown {
   const parsed = shape.safeParse(json);
   if (!parsed.success) return unknown("the answer is not in the protocol's words");
   return parsed.data;
-}
-
-function unknown(detail: string): Unknown {
-  return { kind: 'unknown', detail };
 }

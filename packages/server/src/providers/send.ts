@@ -14,6 +14,7 @@ import { type buildConnector, Client, type Dispatcher } from 'undici';
 import { z } from 'zod';
 import { elapsedMs } from '../clock.js';
 import type { ProviderFacts } from '../core/catalogue.js';
+import { isTimeZone } from '../core/time.js';
 import { Breaker } from './breaker.js';
 import type {
   CallbackRequest,
@@ -92,7 +93,7 @@ const settingsShape = z.object({
   exchanges: z.enum(['all', 'trouble', 'none']).default('all'),
   maintenance: windowsShape.default([]),
   /** Of the windows of maintenance. */
-  timeZone: z.string().refine(isZone, 'must be a time zone, Asia/Almaty for one').default('Asia/Almaty'),
+  timeZone: z.string().refine(isTimeZone, 'must be a time zone, Asia/Almaty for one').default('Asia/Almaty'),
   /** New payments while nothing is sent: taken and answered 1, to be sent later, or refused with 7. */
   whenAway: z.enum(['queue', 'refuse']).default('queue'),
   /** How long an idle connection is kept, where the provider does not name a shorter time. */
@@ -661,15 +662,6 @@ function connectOptionsOf({ connectTimeoutMs, tls }: Settings): buildConnector.B
     );
   }
   return { timeout: connectTimeoutMs, ca, cert, key, servername };
-}
-
-function isZone(text: string): boolean {
-  try {
-    new Intl.DateTimeFormat('en', { timeZone: text });
-    return true;
-  } catch {
-    return false;
-  }
 }
 
 function isBaseUrl(text: string): boolean {

@@ -17,16 +17,19 @@ import { hash } from 'node:crypto';
 import { LosslessNumber, parse } from 'lossless-json';
 import { z } from 'zod';
 import { formatMinor, parseAmount } from '../core/money.js';
-import type {
-  CheckOutcome,
-  ConnectorFactory,
-  HttpRequest,
-  HttpResponse,
-  Inquiry,
-  Order,
-  PayOutcome,
-  Unknown,
+import { isTimeZone, localTimeIn } from '../core/time.js';
+import {
+  type CheckOutcome,
+  type ConnectorFactory,
+  type HttpRequest,
+  type HttpResponse,
+  type Inquiry,
+  type Order,
+  type PayOutcome,
+  type Unknown,
+  unknown,
 } from './contract.js';
+import { readSettings } from './settings.js';
 
 const settingsShape = z.object({
   token: z.string().regex(/^[\x21-\x7e]{1,512}$/),
@@ -217,13 +220,10 @@ const date = z.string().regex(/^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(?:\.\d{1,9})?(?:Z
 const succeeded = z.object({ ...shown, transactionDate: date, statusDate: date });
 
 export const v20Connector: ConnectorFactory = (settings) => {
-  const parsed = settingsShape.safeParse(settings);
-  if (!parsed.success) {
-    const name = String(parsed.error.issues[0]?.path[0]);
-    throw new Error(`${name}: ${problems[name]}`);
-  }
-  const { token, pathPrefix, timeZone, currency } = parsed.data;
+  const { token, pathPrefix, timeZone, currency } = readSettings(settingsShape, problems, settings);
   const localTime = localTimeIn(timeZone);
+  /** `2026-02-17T16:48:37` */
+  const dateOf = (moment: Date) => localTime(moment).slice(0, 19);
 
   const post = (method: 'check' | 'pay' | 'balance', members: Members): HttpRequest => ({
     method: 'POST',
@@ -245,7 +245,7 @@ export const v20Connector: ConnectorFactory = (settings) => {
       ['serviceId', JSON.stringify(asked.serviceCode)],
       ['account', JSON.stringify(asked.account)],
       ['agentTransactionId', upstreamNumber(asked.externalId)],
-      ['agentTransactionDate', JSON.stringify(localTime(moment))],
+      ['agentTransactionDate', JSON.stringify(dateOf(moment))],
       ['amountTo', amount],
       ['amountFrom', amount],
       ['extras', extrasText(asked.extras)],
@@ -380,24 +380,4 @@ function linesText({ extraServices }: Order): string | undefined {
   return lines && `[${lines.join()}]`;
 }
 
-/** `2026-02-17T16:48:37`. */
-function localTimeIn(timeZone: string): (moment: Date) => string {
-  // Sweden writes dates as ISO 8601 does, but for the letter.
-  const format = new Intl.DateTimeFormat('sv-SE', { timeZone, dateStyle: 'short', timeStyle: 'medium' });
-  return (moment) => format.format(moment).replace(' ', 'T');
-}
-
-function isTimeZone(name: string): boolean {
-  try {
-    new Intl.DateTimeFormat('en', { timeZone: name });
-    return true;
-  } catch {
-    return false;
-  }
-}
-
 const notInWords = unknown("the answer is not in the protocol's words");
-
-function unknown(detail: string): Unknown {
-  return { kind: 'unknown', detail };
-}

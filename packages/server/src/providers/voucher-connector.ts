@@ -18,15 +18,17 @@
 import { parse } from 'lossless-json';
 import { z } from 'zod';
 import { formatMinor } from '../core/money.js';
-import type {
-  CheckOutcome,
-  ConnectorFactory,
-  HttpRequest,
-  HttpResponse,
-  PayOutcome,
-  StatusOutcome,
-  Unknown,
+import {
+  type CheckOutcome,
+  type ConnectorFactory,
+  type HttpRequest,
+  type HttpResponse,
+  type PayOutcome,
+  type StatusOutcome,
+  type Unknown,
+  unknown,
 } from './contract.js';
+import { readSettings } from './settings.js';
 
 const settingsShape = z.object({
   notFoundTrustedAfterMs: z.int().min(0).max(86_400_000).nullable().default(3000),
@@ -70,12 +72,7 @@ const statusAnswer = z.discriminatedUnion('status', [
 ]);
 
 export const voucherConnector: ConnectorFactory = (settings) => {
-  const parsed = settingsShape.safeParse(settings);
-  if (!parsed.success) {
-    const name = String(parsed.error.issues[0]?.path[0]);
-    throw new Error(`${name}: ${problems[name]}`);
-  }
-  const { notFoundTrustedAfterMs, token } = parsed.data;
+  const { notFoundTrustedAfterMs, token } = readSettings(settingsShape, problems, settings);
   const headers = { accept: 'application/json', ...(token && { authorization: `Bearer ${token}` }) };
   const get = (path: string): HttpRequest => ({ method: 'GET', path, headers, body: null });
   return {
@@ -158,8 +155,4 @@ function read<T>(
   const { data } = shape.safeParse(json);
   if (data === undefined) return unknown("the answer is not in the protocol's words");
   return isAboutIt(data) ? data : unknown('the answer is about something else');
-}
-
-function unknown(detail: string): Unknown {
-  return { kind: 'unknown', detail };
 }

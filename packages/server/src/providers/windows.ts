@@ -1,5 +1,6 @@
 /** When a provider is closed for maintenance, by its own announcement: once, or by the clock. Pure. */
 import { z } from 'zod';
+import { localTimeIn } from '../core/time.js';
 
 const clock = z.string().regex(/^([01]\d|2[0-3]):[0-5]\d$/, 'write HH:MM');
 
@@ -21,7 +22,6 @@ export const windowsShape = z
 export type Windows = z.infer<typeof windowsShape>;
 
 const dayMinutes = 24 * 60;
-const weekdays = ['Mon', 'Tue', 'Wed', 'Thu', 'Fri', 'Sat', 'Sun'];
 
 export function isWithin(windows: Windows, zone: string, at: Date): boolean {
   if (windows.length === 0) return false;
@@ -44,16 +44,6 @@ function minuteOf(text: string): number {
 }
 
 function localTime(zone: string, at: Date): { day: number; minute: number } {
-  const parts = new Intl.DateTimeFormat('en-GB', {
-    timeZone: zone,
-    weekday: 'short',
-    hour: '2-digit',
-    minute: '2-digit',
-    hourCycle: 'h23',
-  }).formatToParts(at);
-  const value = (type: string) => parts.find((each) => each.type === type)!.value;
-  return {
-    day: weekdays.indexOf(value('weekday')) + 1,
-    minute: Number(value('hour')) * 60 + Number(value('minute')),
-  };
+  const local = new Date(`${localTimeIn(zone)(at)}Z`);
+  return { day: local.getUTCDay() || 7, minute: local.getUTCHours() * 60 + local.getUTCMinutes() };
 }

@@ -3,17 +3,14 @@
  * is compiled once; a mistake in it is told when the settings are set, with its place.
  */
 import { formatMinor } from '../../core/money.js';
-import type { CheckOutcome, ConnectorFactory, HttpResponse, StatusOutcome } from '../contract.js';
 import {
-  amountAt,
-  compileReading,
-  type Found,
-  type Pointer,
-  pointerOf,
-  textAt,
-  textsAt,
+  type CheckOutcome,
+  type ConnectorFactory,
+  type HttpResponse,
+  type StatusOutcome,
   unknown,
-} from './read.js';
+} from '../contract.js';
+import { amountAt, compileReading, type Found, type Pointer, pointerOf, textAt, textsAt } from './read.js';
 import { compileRequests } from './request.js';
 import {
   type AmountAt,

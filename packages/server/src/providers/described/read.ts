@@ -5,7 +5,7 @@
 import { LosslessNumber, parse } from 'lossless-json';
 import { parseAmount } from '../../core/money.js';
 import { cutTo } from '../../core/requests.js';
-import type { HttpResponse, Unknown } from '../contract.js';
+import { type HttpResponse, type Unknown, unknown } from '../contract.js';
 import { type About, type AmountAt, type Expected, Mistake, placeOf, type Rule } from './shape.js';
 
 export type Pointer = readonly string[];
@@ -268,10 +268,6 @@ function shown(what: string, status: number, code: string | null): string {
   return /^[\w.:-]{1,40}$/.test(code) && !/\d{6}/.test(code)
     ? `${http}${what} code ${code}`
     : `${http}${what} a code that is not listed`;
-}
-
-export function unknown(detail: string): Unknown {
-  return { kind: 'unknown', detail };
 }
 
 /** Texts by name; what is not there is left out. Undefined: none is. */

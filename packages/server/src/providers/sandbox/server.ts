@@ -17,11 +17,10 @@
  * Nothing is deduplicated: an external id that is paid twice is executed twice.
  */
 import { createServer, type IncomingMessage, type ServerResponse } from 'node:http';
-import type { AddressInfo } from 'node:net';
-import { Readable } from 'node:stream';
 import { type CallbackOptions, tellEnd } from './callbacks.js';
 import { offers, type Script, scriptOf } from './data.js';
-import { Registry, type RegistryRow } from './registry.js';
+import { type Listening, later, listen, sendRegistry } from './http.js';
+import { Registry } from './registry.js';
 
 export interface SandboxOptions {
   /** 0: any free port. */
@@ -38,11 +37,7 @@ export interface SandboxOptions {
   readonly callbacks?: CallbackOptions | undefined;
 }
 
-export interface Sandbox {
-  readonly url: string;
-  registry(): Promise<RegistryRow[]>;
-  close(): Promise<void>;
-}
+export type Sandbox = Listening;
 
 const bodyBytesMax = 64 * 1024;
 const hangMsMax = 120_000;
@@ -117,39 +112,14 @@ export async function startSandbox(options: SandboxOptions): Promise<Sandbox> {
           JSON.stringify({ externalId, ...registry.status(externalId, new Date().toISOString()) }),
         );
     } else if (request.method === 'GET' && url === '/registry') {
-      response.writeHead(200, { 'content-type': 'application/json' });
-      const rows = Readable.from(registry.json(), { objectMode: false });
-      rows.on('error', () => response.destroy());
-      response.on('close', () => rows.destroy());
-      rows.pipe(response);
+      sendRegistry(response, registry);
     } else if (request.method === 'GET' && url === '/healthz') {
       end(response, 200, '{"status":"ok"}');
     } else {
       end(response, 404, '{"error":"no such path"}');
     }
   });
-  // The centre closes idle connections; a provider that does it too would only add cuts nobody scripted.
-  server.keepAliveTimeout = 0;
-
-  await new Promise<void>((resolve, reject) => {
-    server.once('error', reject);
-    server.listen(options.port, options.host, () => resolve());
-  });
-  const { port } = server.address() as AddressInfo;
-  const host = options.host.includes(':') ? `[${options.host}]` : options.host;
-
-  return {
-    url: `http://${host}:${port}`,
-    registry: async () => JSON.parse((await Readable.from(registry.json()).toArray()).join('')),
-    close: () =>
-      new Promise((resolve) => {
-        server.close(() => {
-          registry.close();
-          resolve();
-        });
-        server.closeAllConnections();
-      }),
-  };
+  return listen(server, registry, options);
 }
 
 function check(request: Request): Reply {
@@ -196,11 +166,6 @@ function send(response: ServerResponse, reply: Reply, slowMs: number): void {
     later(response, slowMs, () => end(response, reply.httpStatus, reply.body));
   else if (reply.manner === 'hang') later(response, hangMsMax, () => response.socket?.destroy());
   else end(response, reply.httpStatus, reply.body);
-}
-
-function later(response: ServerResponse, ms: number, act: () => void): void {
-  const timer = setTimeout(act, ms);
-  response.on('close', () => clearTimeout(timer));
 }
 
 function end(response: ServerResponse, httpStatus: number, body: string): void {

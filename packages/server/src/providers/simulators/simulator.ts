@@ -11,10 +11,9 @@
  *   0084  an answer about another payment
  */
 import { createServer, type IncomingHttpHeaders, type IncomingMessage, type ServerResponse } from 'node:http';
-import type { AddressInfo } from 'node:net';
-import { Readable } from 'node:stream';
 import { type Script, scriptOf } from '../sandbox/data.js';
-import { Registry, type RegistryRow, type Status } from '../sandbox/registry.js';
+import { type Listening, later, listen, sendRegistry } from '../sandbox/http.js';
+import { Registry, type Status } from '../sandbox/registry.js';
 
 /** A request as it came. */
 export interface Arrived {
@@ -71,12 +70,7 @@ export interface SimulatorOptions {
   readonly slowMs: number;
 }
 
-export interface Simulator {
-  readonly url: string;
-  /** What was executed; also `GET /registry`. */
-  registry(): Promise<RegistryRow[]>;
-  close(): Promise<void>;
-}
+export type Simulator = Listening;
 
 type Spoilt = 'nonsense' | 'drip' | 'endless' | 'trailing' | 'another';
 type Manner = Script['answer'] | 'hang' | Spoilt;
@@ -139,8 +133,7 @@ export async function startSimulator(words: Words, options: SimulatorOptions): P
     response.on('error', () => {});
     const url = new URL(request.url ?? '/', 'http://simulator');
     if (request.method === 'GET' && url.pathname === '/registry') {
-      response.writeHead(200, { 'content-type': 'application/json' });
-      Readable.from(registry.json(), { objectMode: false }).pipe(response);
+      sendRegistry(response, registry);
       return;
     }
     readBody(request, response, (body) => {
@@ -149,30 +142,12 @@ export async function startSimulator(words: Words, options: SimulatorOptions): P
       const { manner, answer } = asked
         ? take(asked)
         : { manner: 'plain' as const, answer: words.notUnderstood };
-      later(response, options.delayMs, () => send(response, manner, answer, options.slowMs));
+      const answerIt = () => send(response, manner, answer, options.slowMs);
+      if (options.delayMs === 0) answerIt();
+      else later(response, options.delayMs, answerIt);
     });
   });
-  // The centre closes idle connections; a provider that does it too would only add cuts nobody scripted.
-  server.keepAliveTimeout = 0;
-  await new Promise<void>((resolve, reject) => {
-    server.once('error', reject);
-    server.listen(options.port, options.host, () => resolve());
-  });
-  const { port } = server.address() as AddressInfo;
-  const host = options.host.includes(':') ? `[${options.host}]` : options.host;
-
-  return {
-    url: `http://${host}:${port}`,
-    registry: async () => JSON.parse((await Readable.from(registry.json()).toArray()).join('')),
-    close: () =>
-      new Promise((resolve) => {
-        server.close(() => {
-          registry.close();
-          resolve();
-        });
-        server.closeAllConnections();
-      }),
-  };
+  return listen(server, registry, options);
 }
 
 function send(response: ServerResponse, manner: Manner, answer: Answer, slowMs: number): void {
@@ -215,14 +190,6 @@ function neverEnd(response: ServerResponse, answer: Answer, piece: string, every
     else response.once('drain', next);
   };
   next();
-}
-
-function later(response: ServerResponse, ms: number, act: () => void): void {
-  if (ms === 0) act();
-  else {
-    const timer = setTimeout(act, ms);
-    response.once('close', () => clearTimeout(timer));
-  }
 }
 
 function readBody(request: IncomingMessage, response: ServerResponse, done: (body: Buffer) => void): void {

@@ -1,3 +1,15 @@
+/** Local times. Pure: zones are the runtime's data. */
+
+/** Whether the runtime knows a zone of that name, `Asia/Almaty` for one. */
+export function isTimeZone(name: string): boolean {
+  try {
+    new Intl.DateTimeFormat('en', { timeZone: name });
+    return true;
+  } catch {
+    return false;
+  }
+}
+
 const slotMs = 900_000;
 const slotsKept = 1000;
 
