@@ -447,7 +447,7 @@ CREATE INDEX rates_pair ON tolem.rates USING btree (from_currency, to_currency, 
 
 CREATE INDEX tokens_agent ON tolem.tokens USING btree (agent_id);
 
-CREATE INDEX transfers_created ON tolem.transfers USING brin (created_at);
+CREATE INDEX transfers_of_providers ON tolem.transfers USING btree (created_at) WHERE ((credit_account ~~ 'provider:%'::text) OR (debit_account ~~ 'provider:%'::text));
 
 CREATE INDEX waiting_agent ON tolem.waiting USING btree (agent_id, what, since);
 

@@ -13,10 +13,10 @@
  * gets a number made of the external id, from 8·10¹⁵ on: no payment will ever have it, so a biller that keeps the
  * numbers it was asked with never meets it again at a pay, and it is still exact as a floating-point number.
  */
-import { hash } from 'node:crypto';
 import { parse } from 'lossless-json';
 import { z } from 'zod';
 import { formatMinor, parseAmount } from '../core/money.js';
+import { checkNumber } from './check-number.js';
 import {
   type CheckOutcome,
   type ConnectorFactory,
@@ -219,11 +219,7 @@ function displaysOf({ fields, sum }: Answer, names: Settings['displays']): Recor
   );
 }
 
-/** 16 digits, the first of them an 8. */
-function checkIdOf({ externalId }: Inquiry): string {
-  const bits = BigInt(`0x${hash('sha256', externalId, 'hex').slice(0, 16)}`);
-  return `8${String(bits % 10n ** 15n).padStart(15, '0')}`;
-}
+const checkIdOf = ({ externalId }: Inquiry): string => checkNumber(externalId, '8', 15);
 
 /** `YYYYMMDDhhmmss` in Kazakhstan, which has one time, UTC+5, without a summer time. */
 function localTime(moment: Date): string {

@@ -6,12 +6,12 @@
  * provider that misread the command must not be taken for one that has paid. A refusal ends a payment only by the codes
  * that the provider vouches for (setting `fatal`), since a connector cannot see whether it is a repeat that is refused.
  */
-import { createHash } from 'node:crypto';
 import { z } from 'zod';
 import { formatMinor, parseAmount } from '../core/money.js';
 import { cutTo } from '../core/requests.js';
 import { isTimeZone, localTimeIn } from '../core/time.js';
 import { percentEncoder } from './charset.js';
+import { checkNumber } from './check-number.js';
 import {
   type CheckOutcome,
   type Connector,
@@ -153,7 +153,7 @@ export const osmpConnector: ConnectorFactory = (given) => {
   }
 
   const numbered = settings.txnId === 'transactionId';
-  const checkId = (asked: Inquiry) => (numbered ? numberOf(asked.externalId) : asked.externalId);
+  const checkId = (asked: Inquiry) => (numbered ? checkNumber(asked.externalId, '9', 17) : asked.externalId);
   const payId = (asked: Order) => (numbered ? asked.transactionId.toString() : asked.externalId);
 
   function build(
@@ -265,15 +265,6 @@ function dateWriter({ date, timeZone }: Settings): (at: Date) => string {
     const [year, month, day, hour, minute, second] = localTime(at).split(/\D/) as [string, ...string[]];
     return dates[date]({ year, month, day, hour, minute, second } as Moment);
   };
-}
-
-/**
- * A check comes before there is a transactionId, so its number follows from the external id: 18 digits that begin with
- * a 9, where no transactionId will ever be. Two checks under one number would do no harm; a check and a payment might.
- */
-function numberOf(externalId: string): string {
-  const start = createHash('sha256').update(externalId).digest().readBigUInt64BE();
-  return `9${(start % 10n ** 17n).toString().padStart(17, '0')}`;
 }
 
 interface Told {
