@@ -202,7 +202,7 @@ experiment({
       rule: deadlockRule,
       run: (lab) =>
         overdraw(lab, {
-          ...{ ...many, rounds: 1 },
+          ...{ agents: 10, payments: 20, rounds: 1 },
           build: brokenBuild([
             {
               file: 'db/lane.js',
@@ -216,11 +216,17 @@ experiment({
             },
           ]),
           async sabotage({ owner }) {
+            // With a pause before each, so that two batches are sure to meet.
             const inAnyOrder = `perform 1 from (select unnest(p_agent_id) as agent_id order by random()) a
               cross join lateral (
-                select 1 from agent_balances b where b.agent_id = a.agent_id and b.shard = p_shard for update
+                select pg_sleep(0.002) from agent_balances b
+                where b.agent_id = a.agent_id and b.shard = p_shard for update
               ) b;`;
             await breakFunction(owner, 'accept_payments', balanceLock, inAnyOrder);
+            // Each deadlock is broken after a tenth of a second instead of a second.
+            await owner.query(`do $$ begin
+              execute format('alter database %I set deadlock_timeout = ''100ms''', current_database());
+            end $$`);
           },
         }),
     },
