@@ -6,7 +6,7 @@ import fc from 'fast-check';
 import { afterAll, beforeAll, describe, expect, it, test, vi } from 'vitest';
 import { z } from 'zod';
 import { connectors } from '../src/providers/connectors.js';
-import type { Connector, HttpResponse, Order } from '../src/providers/contract.js';
+import { type Connector, type HttpResponse, NotWritable, type Order } from '../src/providers/contract.js';
 import { describedConnector } from '../src/providers/described/connector.js';
 import { pointerOf, valueAt } from '../src/providers/described/read.js';
 import { providerFile } from '../src/providers/described/shape.js';
@@ -103,7 +103,7 @@ describe('where values go', () => {
     [{ a: { $number: 'extras.note' } }, 'the value of {{extras.note}} is not a number'],
     [{ a: { $boolean: 'account' } }, 'the value of {{account}} is not true or false'],
   ])('%j is not sent, and the error has the name and no value', (body, message) => {
-    expect(() => bodyOf(body)).toThrow(new Error(message));
+    expect(() => bodyOf(body)).toThrow(new NotWritable(message));
   });
 
   const everywhere: Change = (description, settings) => {
@@ -1081,16 +1081,19 @@ describe('against the biller', () => {
     });
     afterAll(() => centre.close());
 
-    async function payThrough(baseUrl: string): Promise<void> {
-      const settings = settingsWith((description, each) => {
-        Object.assign(each, { baseUrl, answerMsMax: 700, responseBytesMax: 100_000 });
-        Object.assign(description.offers, { notFoundTrustedAfterMs: 800, answerMs: 700 });
-      });
+    async function payThrough(baseUrl: string, change?: Change): Promise<void> {
+      const settings = settingsWith(
+        (description, each) => {
+          Object.assign(each, { baseUrl, answerMsMax: 700, responseBytesMax: 100_000 });
+          Object.assign(description.offers, { notFoundTrustedAfterMs: 800, answerMs: 700 });
+        },
+        ...(change ? [change] : []),
+      );
       await centre.owner.query("update providers set connector = 'described', settings = $1", [settings]);
       await vi.waitFor(
         () => {
           const provider = centre.watch.current().reference.providers.get('sandbox');
-          expect(provider?.settings.baseUrl).toBe(baseUrl);
+          expect(provider?.settings).toEqual(settings);
         },
         { timeout: 10_000 },
       );
@@ -1131,6 +1134,18 @@ describe('against the biller', () => {
         }),
       );
       expect(ends).toEqual(dials);
+    });
+
+    it('what the provider wants and the payment has not: refused at once, nothing sent, the money back', async () => {
+      await payThrough(biller.url, ({ pay }) => {
+        pay.headers = { 'X-Note': '{{extras.note}}' };
+      });
+      const availableOf = async () => (await centre.centre.useCases.balance(demoAgent)).availableMinor;
+      const before = await availableOf();
+      const request = payRequest({ account: '7770011234' });
+      expect(await centre.pay(request)).toMatchObject({ code: 7 });
+      expect(await executions(`${demoAgent}-${request.agentTransactionId}`)).toEqual([]);
+      expect(await availableOf()).toBe(before);
     });
 
     it('every cut of payments and inquiries: executed exactly once', async () => {

@@ -3,6 +3,7 @@ import { rmSync } from 'node:fs';
 import { setTimeout as sleep } from 'node:timers/promises';
 import fc from 'fast-check';
 import { afterAll, beforeAll, beforeEach, describe, expect, test } from 'vitest';
+import { correct, topUp } from '../src/agents/funds.js';
 import { claimAsking, noteTold, payIn, readDeposits, sumSpent } from '../src/catalogue/deposits.js';
 import { removeRoute, setRoute } from '../src/catalogue/routes.js';
 import { chooseRoute, namedFor, type Route, type Standing } from '../src/core/routes.js';
@@ -10,7 +11,7 @@ import { reverse } from '../src/payments/operator.js';
 import { Breaker } from '../src/providers/breaker.js';
 import { type Sandbox, startSandbox } from '../src/providers/sandbox/server.js';
 import { isWithin, windowsShape } from '../src/providers/windows.js';
-import { callbackSecret, openCentre, payRequest } from './support/centre.js';
+import { callbackSecret, demoAgent, openCentre, payRequest } from './support/centre.js';
 import { temporaryDirectory } from './support/database.js';
 import { type FaultProxy, startFaultProxy } from './support/fault-proxy.js';
 
@@ -322,6 +323,25 @@ describe('a service with two providers', () => {
       )
       .toBe('second');
     await other.stop();
+  });
+
+  test('what waited for funds counts for the day on which it is sent', async () => {
+    await centre.owner.query('delete from route_days');
+    await setRoute(centre.pool, service, 'sandbox', { dayMaxMinor: 50_000n }, 'op');
+    await centre.watch.refresh();
+    // What was counted before is forgotten by then.
+    await sleep(1500);
+    const available = await centre.available();
+    await correct(centre.pool, demoAgent, -available, { reason: 'a test', document: null }, 'op');
+    const waits = order({ amountToMinor: 30_000n });
+    expect((await centre.pay(waits)).code).toBe(220);
+    await topUp(centre.pool, demoAgent, available, 'and back again', 'op');
+    expect((await centre.payUntil(waits, (code) => code === 0)).code).toBe(0);
+    expect(await providerOf(waits.agentTransactionId)).toBe('sandbox');
+    const [tooMuch, fits] = [order({ amountToMinor: 20_001n }), order({ amountToMinor: 20_000n })];
+    expect([(await centre.pay(tooMuch)).code, (await centre.pay(fits)).code]).toEqual([0, 0]);
+    expect(await providerOf(tooMuch.agentTransactionId)).toBe('second');
+    expect(await providerOf(fits.agentTransactionId)).toBe('sandbox');
   });
 
   test('what could not be sent is sent to the other one, once, and new payments go there at once', async () => {

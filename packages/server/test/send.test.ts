@@ -8,7 +8,13 @@ import type { TLSSocket } from 'node:tls';
 import { afterEach, describe, expect, it, vi } from 'vitest';
 import { elapsedMs } from '../src/clock.js';
 import { connectors } from '../src/providers/connectors.js';
-import type { Connector, ConnectorFactory, Order, Sender } from '../src/providers/contract.js';
+import {
+  type Connector,
+  type ConnectorFactory,
+  NotWritable,
+  type Order,
+  type Sender,
+} from '../src/providers/contract.js';
 import { receivedWords, sentWords } from '../src/providers/mask.js';
 import { createSender } from '../src/providers/send.js';
 import { selfSigned } from './support/self-signed.js';
@@ -104,6 +110,10 @@ function senderTo(
   undo.push(() => sender.close(0));
   return sender;
 }
+
+const cannot = () => {
+  throw new NotWritable('no {{name}}');
+};
 
 const order = (): Order => ({
   again: false,
@@ -264,6 +274,31 @@ describe('not sent: provably nothing was written', () => {
       ...Array(3).fill('the queue is'),
     ]);
     expect(busy.seen).toHaveLength(2);
+  });
+
+  it('what cannot be written is refused, but where the request is a question', async () => {
+    const quick = await provider(answer);
+    const unable: ConnectorFactory = (settings) => ({
+      ...connectors.get('sandbox')!(settings),
+      buildCheck: cannot,
+      buildPay: cannot,
+    });
+    const logged: unknown[] = [];
+    const sender = senderTo(quick.url, {}, (...line) => logged.push(line), unable);
+    const refused = {
+      kind: 'refused',
+      code: 7,
+      detail: 'it cannot be written for the provider: no {{name}}',
+    };
+    const { outcome, record } = await pay(sender);
+    expect(outcome).toEqual(refused);
+    expect(record).toMatchObject({ outcome: 'refused', detail: `7: ${refused.detail}`, httpStatus: null });
+    expect((await sender.check('sandbox', { ...order(), amountMinor: null })).outcome).toEqual(refused);
+    expect(logged).toEqual([]);
+
+    const question = await sender.pay('sandbox', { ...order(), again: true }, never);
+    expect(question.outcome.kind).toBe('not_sent');
+    expect(quick.seen).toEqual([]);
   });
 
   it('a connector that cannot build, a provider that is not known, wrong settings', async () => {

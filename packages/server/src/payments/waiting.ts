@@ -78,6 +78,8 @@ async function work(parts: QueueParts, row: WaitingRow, claimedAt: number, span:
   log.debug?.({ transactionId, what: row.what, tries: row.tries }, 'claimed from the queue');
   // A request that asks by repeating proves nothing by not getting out.
   const asksByRepeating = row.what === 'send' && row.attempt_over_ms < 0n;
+  // Its first way out: what waited for funds or people has not been counted for its route's day.
+  if (row.what === 'send' && row.state === State.sending) parts.routing.tookRow(row, 1n);
   if (row.what === 'send' && !asksByRepeating) row = await reroute(parts, row);
   const offers = sender.offers(row.provider_id);
   const order = orderOfRow(row, asksByRepeating);

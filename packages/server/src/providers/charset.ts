@@ -1,7 +1,8 @@
 /** Percent-encoding for URLs and forms in a provider's charset; single-byte code pages are TextDecoder inverted. */
 import { TextDecoder } from 'node:util';
+import { NotWritable } from './contract.js';
 
-/** Throws where a character is none of the charset: another one in its place would be another account. */
+/** Throws NotWritable where a character is none of the charset: another one in its place would be another account. */
 export type PercentEncoder = (text: string) => string;
 
 const singleByte = /^(?:ibm866|iso-8859-\d+(?:-i)?|koi8-[ru]|macintosh|windows-\d+|x-mac-cyrillic)$/;
@@ -25,25 +26,22 @@ export function percentEncoder(charset: string): PercentEncoder | null {
     let encoded = '';
     for (const char of text) {
       const escaped = escapes.get(char);
-      if (escaped === undefined) throw new NotEncodable();
+      if (escaped === undefined) throw noSuchCharacter();
       encoded += escaped;
     }
     return encoded;
   };
 }
 
-/** Named in the payment's history; says nothing of the text. */
-class NotEncodable extends Error {
-  override readonly name = 'NotEncodable';
-}
-
 function inUtf8(text: string): string {
   try {
     return encodeURIComponent(text).replace(/[!'()*]/g, (char) => percent(char.charCodeAt(0)));
   } catch {
-    throw new NotEncodable();
+    throw noSuchCharacter();
   }
 }
+
+const noSuchCharacter = () => new NotWritable("a value has a character that the provider's charset lacks");
 
 function charOf(decoder: TextDecoder, byte: number): string | null {
   try {

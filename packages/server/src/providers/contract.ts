@@ -64,6 +64,15 @@ export interface Refused {
   readonly detail: string;
 }
 
+/**
+ * Thrown by a `build…`: what is to be said cannot be written in this protocol, however often it is tried, as a character
+ * that its charset lacks or a value that it wants and the payment has not. Such a payment is refused with 7, since
+ * nothing of it was sent. The message is for the operators and quotes no value.
+ */
+export class NotWritable extends Error {
+  override readonly name = 'NotWritable';
+}
+
 /** The provider gave no answer that proves anything: time-out, cut, 5xx, garbage. */
 export interface Unknown {
   readonly kind: 'unknown';

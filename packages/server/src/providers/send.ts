@@ -16,19 +16,20 @@ import { elapsedMs } from '../clock.js';
 import type { ProviderFacts } from '../core/catalogue.js';
 import { isTimeZone } from '../core/time.js';
 import { Breaker } from './breaker.js';
-import type {
-  CallbackRequest,
-  CallRecord,
-  Connector,
-  ConnectorFactory,
-  HttpRequest,
-  HttpResponse,
-  Notice,
-  NotSent,
-  Sender,
-  Unknown,
+import {
+  type CallbackRequest,
+  type CallRecord,
+  type Connector,
+  type ConnectorFactory,
+  type HttpRequest,
+  type HttpResponse,
+  type Notice,
+  type NotSent,
+  NotWritable,
+  type Refused,
+  type Sender,
+  type Unknown,
 } from './contract.js';
-
 import { receivedWords, sentWords } from './mask.js';
 import { isWithin, windowsShape } from './windows.js';
 
@@ -109,6 +110,15 @@ const sweepMs = 50;
 
 const none: ReadonlySet<string> = new Set();
 
+function orRefused(build: () => HttpRequest): HttpRequest | Refused {
+  try {
+    return build();
+  } catch (error) {
+    if (!(error instanceof NotWritable)) throw error;
+    return { kind: 'refused', code: 7, detail: `it cannot be written for the provider: ${error.message}` };
+  }
+}
+
 /** The breaker is open, or the provider is closed for maintenance. */
 const closed: NotSent = { kind: 'not_sent', detail: 'nothing is sent to the provider for now' };
 
@@ -172,7 +182,7 @@ export function createSender({ providers, connectors, log, onCall }: SenderOptio
     name: CallRecord['call'],
     providerId: string,
     sendBefore: number,
-    build: (connector: Connector) => HttpRequest,
+    build: (connector: Connector) => HttpRequest | Extract<Outcome, Refused>,
     parse: (connector: Connector, response: HttpResponse) => Outcome,
     isProbe = false,
   ): Promise<{ outcome: Outcome | NotSent | Unknown; record: CallRecord }> {
@@ -198,7 +208,7 @@ export function createSender({ providers, connectors, log, onCall }: SenderOptio
     async function talk(): Promise<[Outcome | NotSent | Unknown, number | null]> {
       let connector: Connector;
       let line: Line;
-      let request: HttpRequest;
+      let request: HttpRequest | Extract<Outcome, Refused>;
       try {
         ({ connector, line } = entryOf(providerId));
       } catch (error) {
@@ -209,6 +219,7 @@ export function createSender({ providers, connectors, log, onCall }: SenderOptio
       } catch (error) {
         return [{ kind: 'not_sent', detail: connectorFailed(error) }, null];
       }
+      if ('kind' in request) return [request, null];
       const mayGo = name === 'status' || line.admits(isProbe);
       const reply = mayGo ? await line.send(request, sendBefore) : closed;
       if (reply.kind !== 'answered') {
@@ -292,7 +303,7 @@ export function createSender({ providers, connectors, log, onCall }: SenderOptio
         'check',
         providerId,
         Number.POSITIVE_INFINITY,
-        (connector) => connector.buildCheck(inquiry),
+        (connector) => orRefused(() => connector.buildCheck(inquiry)),
         (connector, response) => connector.parseCheck(response, inquiry),
       ),
     pay: (providerId, order, sendBefore) =>
@@ -300,7 +311,8 @@ export function createSender({ providers, connectors, log, onCall }: SenderOptio
         'pay',
         providerId,
         sendBefore,
-        (connector) => connector.buildPay(order),
+        // Of a question nothing follows: the first request may have been written by other settings.
+        (connector) => (order.again ? connector.buildPay(order) : orRefused(() => connector.buildPay(order))),
         (connector, response) => connector.parsePay(response, order),
       ),
     status: (providerId, order) =>

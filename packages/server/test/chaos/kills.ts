@@ -8,6 +8,7 @@ import type { Lab, Outcome } from './lab.js';
 
 export interface Plan {
   readonly processes: number;
+  /** Processes that die, at least. */
   readonly kills: number;
   /** How often a process dies at each of the fail points. */
   readonly eachFailPoint: number;
@@ -58,7 +59,8 @@ async function killOverAndOver(lab: Lab, scene: Scene, plan: Plan): Promise<Outc
   const lookAtTheDead = async () => {
     for (const { id, what } of await underWay(scene)) (what === 'lease' ? orphans : uncertain).add(id);
   };
-  for (let kill = 1; kill <= plan.kills; kill += 1) {
+  let killed = 0;
+  for (let round = 1; killed < plan.kills; round += 1) {
     // Now and then all at once.
     const victims = Math.random() < 0.2 ? [...ports.keys()] : [Math.floor(Math.random() * ports.length)];
     await untilRandomMoment(servers[victims[0]!]!, crowd);
@@ -67,8 +69,9 @@ async function killOverAndOver(lab: Lab, scene: Scene, plan: Plan): Promise<Outc
     await Promise.all(victims.map((index) => servers[index]!.ended));
     await lookAtTheDead();
     for (const index of victims) servers[index] = start(index);
-    if (kill % Math.ceil(plan.kills / 10) === 0)
-      lab.say(`${kill} kills, ${crowd.finished} payments finished`);
+    killed += victims.length;
+    if (round % Math.ceil(plan.kills / 10) === 0)
+      lab.say(`${killed} killed, ${crowd.finished} payments finished`);
   }
 
   const build = plan.eachFailPoint > 0 ? buildWithFailPoints() : '';
@@ -112,7 +115,7 @@ async function killOverAndOver(lab: Lab, scene: Scene, plan: Plan): Promise<Outc
   return {
     violations,
     figures: {
-      kills: plan.kills,
+      kills: killed,
       'deaths at fail points': deaths,
       payments: crowd.finished,
       // With the provider, or of unknown outcome, when their process was killed.

@@ -1,5 +1,5 @@
 /** Makes the requests of one call of a description: path, query, headers and body, and then what proves whose it is. */
-import type { HttpRequest } from '../contract.js';
+import { type HttpRequest, NotWritable } from '../contract.js';
 import { type Check, Mistake, type Pay, type Place, type Proof, placeOf, type Status } from './shape.js';
 import { compileProofs, type Draft } from './sign.js';
 import {
@@ -158,13 +158,13 @@ function compilePath(
   }
   return (facts) => {
     const path = fill(text, facts, pathValue)!;
-    if (/\/\.\.?(?:\/|$)/.test(path)) throw new Error('a value would change the path');
+    if (/\/\.\.?(?:\/|$)/.test(path)) throw new NotWritable('a value would change the path');
     return path;
   };
 }
 
 function pathValue(value: string): string {
-  if (value === '') throw new Error('a value in the path is empty');
+  if (value === '') throw new NotWritable('a value in the path is empty');
   return percentEncode(value);
 }
 

@@ -1,6 +1,7 @@
 /** Where values go: texts and JSON with placeholders, compiled once. Pure; the moment of the request is an argument. */
 import { formatMinor } from '../../core/money.js';
-import type { Order } from '../contract.js';
+import { percentEncoder } from '../charset.js';
+import { NotWritable, type Order } from '../contract.js';
 import { Mistake, type Place, placeOf } from './shape.js';
 
 /** What a request is made of. An inquiry has no more than the first two for certain. */
@@ -151,8 +152,8 @@ export function slotOf(written: string, at: string, scope: Scope): Slot {
 }
 
 /**
- * Null: a placeholder that may be absent is, and nothing is to stand for it. Throws when another one is absent; the
- * message has its name and no value.
+ * Null: a placeholder that may be absent is, and nothing is to stand for it. Throws NotWritable when another one is
+ * absent; the message has its name and no value.
  */
 export function fill(
   text: Text,
@@ -174,24 +175,22 @@ export function fill(
 
 function valueFrom(slot: Slot, facts: Facts): string | null {
   const value = slot.read(facts);
-  if (value === null && !slot.optional) throw new Error(`{{${slot.name}}} has no value`);
+  if (value === null && !slot.optional) throw new NotWritable(`{{${slot.name}}} has no value`);
   return value;
 }
 
 export const slotsOf = (text: Text): Slot[] => text.filter((part) => typeof part !== 'string');
 
-/** All but the unreserved characters of RFC 3986. Throws at half a surrogate pair. */
-export function percentEncode(value: string): string {
-  return encodeURIComponent(value).replace(
-    /[!'()*]/g,
-    (each) => `%${each.charCodeAt(0).toString(16).toUpperCase()}`,
-  );
-}
+/** All but the unreserved characters of RFC 3986. */
+export const percentEncode = percentEncoder('utf-8')!;
 
-/** Throws at what a header cannot carry unchanged: line breaks, other control characters, all that is not ASCII. */
+/**
+ * Throws NotWritable at what a header cannot carry unchanged: line breaks, other control characters, all that is not
+ * ASCII.
+ */
 export function headerValue(name: string, value: string): string {
   if (!/^[\x21-\x7e](?:[\x20-\x7e]*[\x21-\x7e])?$/.test(value))
-    throw new Error(`the header ${name} cannot carry its value`);
+    throw new NotWritable(`the header ${name} cannot carry its value`);
   return value;
 }
 
@@ -277,7 +276,7 @@ const typed: Readonly<Record<string, (text: string, name: string) => string>> = 
 };
 
 function matched(pattern: RegExp, text: string, name: string, what: string): string {
-  if (!pattern.test(text)) throw new Error(`the value of {{${name}}} is not ${what}`);
+  if (!pattern.test(text)) throw new NotWritable(`the value of {{${name}}} is not ${what}`);
   return text;
 }
 
