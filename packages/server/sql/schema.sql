@@ -880,14 +880,16 @@ CREATE OR REPLACE FUNCTION tolem.settle_payments(p_shard smallint, p_id bigint[]
 AS $function$
 #variable_conflict use_column
 begin
-  perform 1 from agent_balances b
-    where b.shard = p_shard and b.agent_id in (
-      select t.agent_id from unnest(p_agent_id, p_state) as t (agent_id, state) where t.state in (7, 8))
-    order by b.agent_id for update;
+  perform 1
+    from (
+      select distinct t.agent_id from unnest(p_agent_id, p_state) as t (agent_id, state)
+      where t.state in (7, 8) order by t.agent_id
+    ) i,
+    lateral (select 1 from agent_balances b where b.agent_id = i.agent_id and b.shard = p_shard for update) b;
   -- A fence is compared with what is committed now, and not with what was before the row could be had.
-  perform 1 from payments p
-    where p.shard = p_shard and p.id in (select t.id from unnest(p_id, p_state) as t (id, state) where t.state <> 6)
-    order by p.id for update;
+  perform 1
+    from (select t.id from unnest(p_id, p_state) as t (id, state) where t.state <> 6 order by t.id) i,
+    lateral (select 1 from payments p where p.id = i.id and p.shard = p_shard for update) p;
 
   return query
   with input as materialized (
@@ -965,9 +967,9 @@ begin
 
   -- Read anew, since a row may have been queued by the commit that the update above waited for.
   with unqueued as (
-    delete from waiting w using payments p
-    where w.payment_id = any (p_id) and w.shard = p_shard and p.id = w.payment_id and p.shard = p_shard
-      and p.state in (6, 7, 8)
+    delete from waiting w
+    where w.payment_id = any (p_id) and w.shard = p_shard
+      and (select p.state from payments p where p.id = w.payment_id and p.shard = p_shard) in (6, 7, 8)
     returning w.payment_id, w.what, w.attempt_until
   )
   insert into contradictions (payment_id, shard, kind, reference, told)

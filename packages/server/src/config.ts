@@ -450,17 +450,15 @@ export function makeDataDir(dataDir: string): void {
   }
 }
 
+type KeyPlace = Pick<Config, 'secretKey' | 'dataDir'>;
+
 /** The 32 bytes that encrypt data at rest: from the settings, or from `secret.key` in the data directory, made once. */
-export function secretKey(config: Pick<Config, 'secretKey' | 'dataDir'>): Buffer {
-  if (config.secretKey) return config.secretKey;
+export function secretKey(config: KeyPlace): Buffer {
+  const known = knownSecretKey(config);
+  if (known) return known;
   makeDataDir(config.dataDir);
-  const path = join(config.dataDir, 'secret.key');
+  const path = keyFile(config);
   const draft = `${path}.${process.pid}`;
-  try {
-    return decodeKey(path);
-  } catch (error) {
-    if ((error as NodeJS.ErrnoException).code !== 'ENOENT') throw error;
-  }
   // Written aside and linked, so that of two processes starting at once both end with the first one's key.
   writeFileSync(draft, `${randomBytes(32).toString('base64')}\n`, { mode: 0o600, flush: true });
   try {
@@ -472,6 +470,19 @@ export function secretKey(config: Pick<Config, 'secretKey' | 'dataDir'>): Buffer
   }
   return decodeKey(path);
 }
+
+/** The same; null where there is none yet, or it is kept where the centre runs. */
+export function knownSecretKey(config: KeyPlace): Buffer | null {
+  if (config.secretKey) return config.secretKey;
+  try {
+    return decodeKey(keyFile(config));
+  } catch (error) {
+    if ((error as NodeJS.ErrnoException).code === 'ENOENT') return null;
+    throw error;
+  }
+}
+
+const keyFile = ({ dataDir }: KeyPlace) => join(dataDir, 'secret.key');
 
 function decodeKey(path: string): Buffer {
   const key = Buffer.from(readFileSync(path, 'utf8').trim(), 'base64');

@@ -563,6 +563,47 @@ describe('payments', () => {
     expect((await tolem(['payments', 'uncertain'])).out).not.toContain(lostId);
   });
 
+  test('what the provider gave with a payment is typed in with its end, and lies encrypted', async () => {
+    const request = payRequest({ account: '7770020093' });
+    const { transactionId } = await centre.pay(request);
+    const key = { TOLEM_SECRET_KEY: Buffer.alloc(32, 7).toString('base64'), TOLEM_DATA_DIR: directory };
+    const settle = (result: string, file: string, env: NodeJS.ProcessEnv = key) =>
+      tolem(
+        [
+          ...['payments', 'settle', String(transactionId), result],
+          ...['--evidence', 'their letter', '--secrets', file],
+        ],
+        env,
+      );
+    const file = written('codes.json', { code: '1234-5678' });
+    const refused = [
+      await settle('not-executed', file),
+      await settle('executed', written('wrong.json', { code: 12 })),
+      await settle('executed', written('none.json', '{')),
+      await settle('executed', file, { TOLEM_DATA_DIR: directory }),
+    ];
+    expect(
+      refused.map(({ code, err }) => [code, /nothing to show|not a JSON|key is not/.exec(err)?.[0]]),
+    ).toEqual([
+      ...[
+        [1, 'nothing to show'],
+        [1, 'not a JSON'],
+        [1, 'not a JSON'],
+        [1, 'key is not'],
+      ],
+    ]);
+    expect(await centre.pay(request)).toMatchObject({ code: 1 });
+
+    expect((await settle('executed', file)).out).toMatch(/was ended as executed/);
+    expect(await centre.pay(request)).toMatchObject({ code: 0, shown: { displays: { code: '1234-5678' } } });
+    const { rows } = await centre.owner.query(
+      `select (select string_agg(p::text, '') from payments p) || (select string_agg(e::text, '') from payment_events e)
+         || (select string_agg(a::text, '') from audit a) as all`,
+    );
+    expect(rows[0].all).not.toContain('1234-5678');
+    expect(rows[0].all).toContain('given');
+  });
+
   test('verify answers 0 for right books, and 1 with the row for wrong ones', async () => {
     const right = await tolem(['verify']);
     expect(right.out).toMatch(/^The books are right: /);

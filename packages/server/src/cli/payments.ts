@@ -1,7 +1,8 @@
 /** Commands about payments and the books: review, payments, verify, audit, config. */
 import { Argument, type Command, InvalidArgumentError, Option } from 'commander';
+import { z } from 'zod';
 import { listAudit, Refusal } from '../audit.js';
-import { listSettings } from '../config.js';
+import { knownSecretKey, listSettings } from '../config.js';
 import { verify } from '../ledger/verify.js';
 import {
   type Contradiction,
@@ -13,13 +14,15 @@ import {
 import { findPayments, maskAccount, type PaymentSummary, paymentHistory } from '../payments/history.js';
 import {
   approve,
+  type Given,
   listReview,
   listUncertain,
   reject,
   reverse,
   settleByEvidence,
 } from '../payments/operator.js';
-import { agentTransaction, type Context, count, id, money, type Run } from './context.js';
+import { seal } from '../payments/seal.js';
+import { agentTransaction, type Context, count, id, money, type Run, readTextFile } from './context.js';
 import { facts, table } from './print.js';
 
 interface Sight {
@@ -195,16 +198,18 @@ function addPaymentsCommands(program: Command, run: Run): void {
     .argument(...transaction)
     .addArgument(new Argument('<result>').choices(['executed', 'not-executed']))
     .addOption(evidence())
+    .option('--secrets <file>', 'JSON file of what the provider gave with it, such as {"code": "1234-5678"}')
     .action(
       run(
         async (
           cli: Context,
           transactionId: bigint,
           result: 'executed' | 'not-executed',
-          options: { evidence: string },
+          options: { evidence: string; secrets?: string },
         ) => {
+          const given = options.secrets === undefined ? null : readGiven(cli, options.secrets);
           const { db, operator } = await cli.change();
-          await settleByEvidence(db, transactionId, result, options.evidence, operator);
+          await settleByEvidence(db, transactionId, result, options.evidence, operator, given);
           await showPayment(cli, transactionId, `was ended as ${result.replace('-', ' ')}`);
         },
       ),
@@ -224,6 +229,33 @@ function addPaymentsCommands(program: Command, run: Run): void {
     );
 
   addContradictionCommands(payments, run);
+}
+
+/** Encrypted with the centre's key, and never with a new one: the centre could not read it. */
+function readGiven({ config }: Context, file: string): Given {
+  const parsed = givenShape.safeParse(jsonOf(readTextFile(file)));
+  if (!parsed.success)
+    throw new Refusal(
+      `The file ${file} is not a JSON object of texts; write it as {"code": "1234-5678"}, with the names that the provider uses.`,
+    );
+  const key = knownSecretKey(config);
+  if (!key)
+    throw new Refusal(
+      "The centre's key is not here, and codes are only kept encrypted; set TOLEM_SECRET_KEY, or do this where the centre runs.",
+    );
+  return { secrets: parsed.data, sealing: { seal: (text) => seal(key, text) } };
+}
+
+const givenShape = z
+  .record(z.string().regex(/^[A-Za-z]\w{0,63}$/), z.string().min(1).max(500))
+  .refine((given) => Object.keys(given).length > 0);
+
+function jsonOf(text: string): unknown {
+  try {
+    return JSON.parse(text);
+  } catch {
+    return null;
+  }
 }
 
 function addContradictionCommands(payments: Command, run: Run): void {

@@ -7,7 +7,10 @@ import { changing, type Database, type Queryable, Refusal } from '../audit.js';
 import { reason } from '../core/codes.js';
 import { State, sourcesMask, stateFacts, stateName, statesMask } from '../core/states.js';
 import { plainArray, textArray } from '../db/lane.js';
+import { shownAfter } from './outcome.js';
+import type { Sealing } from './seal.js';
 import { open } from './store.js';
+import { readShown, type StoredShown, writeShown } from './stored.js';
 
 export interface ReviewRow {
   readonly transactionId: bigint;
@@ -91,22 +94,39 @@ export async function reject(
   });
 }
 
-/** Ends an uncertain payment by evidence from the provider. The evidence is kept with the payment and in the audit. */
+/** What the provider gave people with a payment that it executed, as the code of a voucher, by the names to show. */
+export interface Given {
+  readonly secrets: Readonly<Record<string, string>>;
+  readonly sealing: Pick<Sealing, 'seal'>;
+}
+
+/**
+ * Ends an uncertain payment by evidence from the provider. The evidence is kept with the payment and in the audit; what
+ * was given, only encrypted with the payment.
+ */
 export async function settleByEvidence(
   db: Database,
   transactionId: bigint,
   result: 'executed' | 'not-executed',
   evidence: string,
   operator: string,
+  given: Given | null = null,
 ): Promise<void> {
   const executed = result === 'executed';
+  if (given && !executed)
+    throw new Refusal('A payment that was not executed has nothing to show; leave the codes away.');
   await end(db, transactionId, operator, {
     from: open,
     to: executed ? State.succeeded : State.failed,
     code: executed ? 0 : 300,
     reason: executed ? null : reason('operator_closed'),
     done: executed ? 'settled_as_executed' : 'settled_as_not_executed',
-    detail: { evidence: required(evidence, 'evidence') },
+    detail: {
+      evidence: required(evidence, 'evidence'),
+      ...(given && { given: Object.keys(given.secrets) }),
+    },
+    shown: (before) =>
+      given && shownAfter({ displays: null, secrets: given.secrets }, transactionId, before, given.sealing),
   });
 }
 
@@ -134,11 +154,14 @@ interface Ending {
   readonly reason: string | null;
   readonly done: string;
   readonly detail: Readonly<Record<string, unknown>>;
+  /** What it shows from now on, by what it shows; null: the same. */
+  readonly shown?: (before: StoredShown | null) => StoredShown | null;
 }
 
 async function end(db: Database, transactionId: bigint, operator: string, ending: Ending): Promise<void> {
   await changing(db, operator, async (tx, audit) => {
     const payment = await lock(tx, transactionId, ending.from, ending.done);
+    const shown = ending.shown?.(payment.shown === null ? null : readShown(payment.shown)) ?? null;
     const { rows } = await tx.query<{ moved: boolean }>(
       'select moved from settle_payments($1,$2,$3,$4,$5,$6,$7,$8,$9,$10,$11,$12,$13,$14,$15,$16,$17)',
       [
@@ -152,7 +175,7 @@ async function end(db: Database, transactionId: bigint, operator: string, ending
         plainArray([ending.code]),
         textArray([ending.reason]),
         textArray([null]),
-        textArray([null]),
+        textArray([shown && writeShown(shown)]),
         textArray([null]),
         plainArray([0]),
         plainArray([false]),
@@ -172,6 +195,7 @@ interface Locked {
   readonly agent_id: bigint;
   readonly state: number;
   readonly code: number;
+  readonly shown: unknown;
 }
 
 /** Locks the agent's balance before the payment, in the order of every other writer. */
@@ -187,7 +211,7 @@ async function lock(
     [transactionId],
   );
   const { rows } = await tx.query<Locked>(
-    'select shard, agent_id, state, code from payments where id = $1 for update',
+    'select shard, agent_id, state, code, shown from payments where id = $1 for update',
     [transactionId],
   );
   const payment = rows[0];

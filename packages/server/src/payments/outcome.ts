@@ -81,7 +81,7 @@ export function consequenceOf(
 
 /** What a payment shows when the provider told more with its end; null: nothing new. */
 export function shownAfter(
-  { displays, secrets }: Extract<Consequence, { kind: 'end' }>,
+  { displays, secrets }: Pick<Extract<Consequence, { kind: 'end' }>, 'displays' | 'secrets'>,
   transactionId: bigint,
   before: StoredShown | null,
   sealing: Pick<Sealing, 'seal'>,

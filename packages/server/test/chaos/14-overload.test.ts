@@ -133,8 +133,8 @@ const database: Limit = {
   what: 'database',
   impose: async (scene) => {
     await addService(scene, 1000);
-    const lock = /perform 1 from agent_balances b/;
-    const slowly = `perform pg_sleep(${writeMs / 1000} * cardinality(p_agent_id)); perform 1 from agent_balances b`;
+    const lock = /perform 1\b/;
+    const slowly = `perform pg_sleep(${writeMs / 1000} * cardinality(p_agent_id)); perform 1`;
     for (const name of ['accept_payments', 'settle_payments'])
       await breakFunction(scene.owner, name, lock, slowly);
   },
