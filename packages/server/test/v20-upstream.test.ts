@@ -71,7 +71,7 @@ const pay = (response: HttpResponse) => connector.parsePay(response, order);
 const check = (response: HttpResponse) => connector.parseCheck(response, inquiry);
 const unknown = (detail: string) => ({ kind: 'unknown', detail });
 const refused = (code: number, theirs = code) => ({ kind: 'refused', code, detail: `code ${theirs}` });
-const pending = { kind: 'pending', reference: '1402779' };
+const pending = (code: number) => ({ kind: 'pending', reference: '1402779', detail: `code ${code}` });
 
 describe('what is asked', () => {
   test('a payment has the members of the contract, exact in every digit', () => {
@@ -187,21 +187,21 @@ describe('settings', () => {
 /** By code: what it is at `check` and at `pay`. */
 const table: readonly [code: number, check: object, pay: object][] = [
   [0, { kind: 'ok' }, { kind: 'executed', reference: '1402779' }],
-  [1, unknown('code 1'), pending],
+  [1, unknown('code 1'), pending(1)],
   [4, refused(4), refused(4)],
   [5, refused(5), refused(5)],
   [7, refused(7), refused(7)],
   [8, refused(7, 8), refused(7, 8)],
   [130, refused(300, 130), refused(300, 130)],
-  [153, unknown('code 153'), pending],
+  [153, unknown('code 153'), pending(153)],
   [155, refused(7, 155), refused(7, 155)],
   [202, refused(300, 202), refused(300, 202)],
   [215, unknown('code 215'), unknown('code 215')],
-  [220, unknown('code 220'), pending],
+  [220, unknown('code 220'), pending(220)],
   [241, refused(241), refused(241)],
   [242, refused(242), refused(242)],
   [250, unknown('code 250'), refused(300, 250)],
-  [255, unknown('code 255'), pending],
+  [255, unknown('code 255'), pending(255)],
   [300, refused(300), refused(300)],
 ];
 

@@ -101,6 +101,8 @@ export interface Executed {
 export interface Pending {
   readonly kind: 'pending';
   readonly reference: string | null;
+  /** What it waits for, in the provider's own words or code; for the operators. */
+  readonly detail?: string;
 }
 
 export interface NotFound {

@@ -310,7 +310,7 @@ function parsePay(response: HttpResponse, order: Order): PayOutcome {
   if (result === '202' && !order.again) return { kind: 'refused', code: 300, detail: 'code 202' };
   if (pay === null) return unknown(`code ${result}`);
   if (transactionId === undefined) return unknown(`code ${result} without a transactionId`);
-  if (pay === 'pending') return { kind: 'pending', reference: transactionId };
+  if (pay === 'pending') return { kind: 'pending', reference: transactionId, detail: `code ${result}` };
   if (pay !== 'executed') return { kind: 'refused', code: pay, detail: `code ${result}` };
   const told = succeeded.safeParse(answer.json);
   if (!told.success) return notInWords;
