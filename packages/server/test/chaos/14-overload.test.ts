@@ -133,10 +133,10 @@ const database: Limit = {
   what: 'database',
   impose: async (scene) => {
     await addService(scene, 1000);
-    const lock = /perform 1\b/;
-    const slowly = `perform pg_sleep(${writeMs / 1000} * cardinality(p_agent_id)); perform 1`;
+    const start = /\nbegin\n/;
+    const slowly = `\nbegin\n  perform pg_sleep(${writeMs / 1000} * cardinality(p_agent_id));\n`;
     for (const name of ['accept_payments', 'settle_payments'])
-      await breakFunction(scene.owner, name, lock, slowly);
+      await breakFunction(scene.owner, name, start, slowly);
   },
 };
 
