@@ -24,6 +24,7 @@ interface Provider {
 }
 
 const providers: readonly Provider[] = [
+  { protocol: 'agent-v20', settings: { token: 'any' } },
   { protocol: 'described', settings: described.settings },
   { protocol: 'kaspi', settings: { alreadyPaid: 'ours', repeatsAreLookedUp: true }, fates: kaspiFates },
   {

@@ -473,7 +473,7 @@ describe('what an answer says', () => {
     const anything = fc.jsonValue({ maxDepth: 2 });
     const like = fc.record(
       {
-        id: fc.oneof({ weight: 4, arbitrary: oneOf<unknown>('4-1001') }, anything, oneOf('4-1002', '')),
+        id: fc.oneof({ weight: 8, arbitrary: oneOf<unknown>('4-1001') }, anything, oneOf('4-1002', '')),
         state: fc.oneof(
           {
             weight: 6,
@@ -481,8 +481,14 @@ describe('what an answer says', () => {
           },
           anything,
         ),
-        reason: fc.oneof(oneOf<unknown>('DECLINED', 'ACCOUNT_NOT_FOUND', 'NEW'), anything),
-        payment: fc.oneof(fc.record({ number: fc.oneof(fc.string(), fc.integer(), anything) }), anything),
+        reason: fc.oneof(
+          { weight: 3, arbitrary: oneOf<unknown>('DECLINED', 'ACCOUNT_NOT_FOUND', 'NEW') },
+          anything,
+        ),
+        payment: fc.oneof(
+          { weight: 3, arbitrary: fc.record({ number: fc.oneof(fc.string(), fc.integer(), anything) }) },
+          anything,
+        ),
       },
       { requiredKeys: [] },
     );
@@ -492,7 +498,11 @@ describe('what an answer says', () => {
       fc.json(),
       fc.string({ unit: 'binary' }),
     );
-    const statuses = fc.oneof(oneOf(200, 201, 202, 404, 409, 422), fc.integer({ min: 100, max: 599 }));
+    const statuses = fc.oneof(
+      { weight: 4, arbitrary: oneOf(200, 422) },
+      oneOf(200, 201, 202, 404, 409, 422),
+      fc.integer({ min: 100, max: 599 }),
+    );
     const refusals: Record<string, number> = { DECLINED: 300, ACCOUNT_NOT_FOUND: 5 };
     const seen = new Map<string, number>();
     fc.assert(

@@ -276,6 +276,19 @@ describe('not sent: provably nothing was written', () => {
     expect(busy.seen).toHaveLength(2);
   });
 
+  it('where the breaker is open, what is new is not sent, and questions are', async () => {
+    const dead = await provider((socket) => socket.destroy());
+    const sender = senderTo(dead.url, { breaker: { calls: 2, share: 1, openMs: 60_000 } });
+    for (let call = 0; call < 2; call += 1) expect((await pay(sender)).outcome.kind).toBe('unknown');
+    expect((await pay(sender)).outcome.kind).toBe('not_sent');
+    expect(dead.seen).toHaveLength(2);
+    const question = await sender.pay('sandbox', { ...order(), again: true }, never);
+    expect([question.outcome.kind, (await sender.status('sandbox', order())).outcome.kind]).toEqual([
+      ...['unknown', 'unknown'],
+    ]);
+    expect(dead.seen).toHaveLength(4);
+  });
+
   it('what cannot be written is refused, but where the request is a question', async () => {
     const quick = await provider(answer);
     const unable: ConnectorFactory = (settings) => ({

@@ -108,6 +108,9 @@ const usualOver = 16;
 /** Deadlines are looked at this often, for all calls of a line together. */
 const sweepMs = 50;
 
+/** A question about what was sent always goes; what is new waits while the provider is away. */
+type Purpose = 'new' | 'question' | 'probe';
+
 const none: ReadonlySet<string> = new Set();
 
 function orRefused(build: () => HttpRequest): HttpRequest | Refused {
@@ -184,7 +187,7 @@ export function createSender({ providers, connectors, log, onCall }: SenderOptio
     sendBefore: number,
     build: (connector: Connector) => HttpRequest | Extract<Outcome, Refused>,
     parse: (connector: Connector, response: HttpResponse) => Outcome,
-    isProbe = false,
+    purpose: Purpose = 'new',
   ): Promise<{ outcome: Outcome | NotSent | Unknown; record: CallRecord }> {
     const startedAt = new Date().toISOString();
     const startedMs = performance.now();
@@ -220,7 +223,7 @@ export function createSender({ providers, connectors, log, onCall }: SenderOptio
         return [{ kind: 'not_sent', detail: connectorFailed(error) }, null];
       }
       if ('kind' in request) return [request, null];
-      const mayGo = name === 'status' || line.admits(isProbe);
+      const mayGo = purpose === 'question' || line.admits(purpose === 'probe');
       const reply = mayGo ? await line.send(request, sendBefore) : closed;
       if (reply.kind !== 'answered') {
         keep(connector, line, request, null, reply.kind);
@@ -278,7 +281,7 @@ export function createSender({ providers, connectors, log, onCall }: SenderOptio
       Number.POSITIVE_INFINITY,
       (connector) => connector.buildCheck(inquiry),
       (connector, response) => connector.parseCheck(response, inquiry),
-      true,
+      'probe',
     );
   }
 
@@ -314,6 +317,7 @@ export function createSender({ providers, connectors, log, onCall }: SenderOptio
         // Of a question nothing follows: the first request may have been written by other settings.
         (connector) => (order.again ? connector.buildPay(order) : orRefused(() => connector.buildPay(order))),
         (connector, response) => connector.parsePay(response, order),
+        order.again ? 'question' : 'new',
       ),
     status: (providerId, order) =>
       call(
@@ -322,6 +326,7 @@ export function createSender({ providers, connectors, log, onCall }: SenderOptio
         Number.POSITIVE_INFINITY,
         (connector) => connector.buildStatus(order),
         (connector, response) => connector.parseStatus(response, order),
+        'question',
       ),
     balance: (providerId) => {
       let told: Connector['balance'];

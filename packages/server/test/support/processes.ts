@@ -28,6 +28,7 @@ import { connectOptions, type DatabaseAddress, databaseUrl, openClient } from '.
 import { ensurePostgres } from '../../src/db/embedded.js';
 import { migrate } from '../../src/db/migrate.js';
 import type { RegistryRow } from '../../src/providers/sandbox/registry.js';
+import { upstreamNumber } from '../../src/providers/v20-connector.js';
 import { sqlDirectory, temporaryDirectory } from './database.js';
 
 const packageDir = join(import.meta.dirname, '../..');
@@ -340,8 +341,8 @@ export async function breakFunction(owner: pg.Pool, name: string, from: RegExp, 
 }
 
 /**
- * Some protocols know a payment by the centre's number only; judges know it by the agent's. And who sells vouchers knows
- * no account.
+ * Some protocols know a payment by the centre's number only, or by one made of its name; judges know it by the agent's.
+ * And who sells vouchers knows no account.
  */
 async function named(
   owner: pg.Pool,
@@ -354,6 +355,13 @@ async function named(
     );
     const accounts = new Map(rows.map(({ name, account }) => [name, account]));
     return registry.map((row) => ({ ...row, account: accounts.get(row.externalId) ?? row.account }));
+  }
+  if (protocol === 'agent-v20') {
+    const { rows } = await owner.query<{ name: string }>(
+      `select agent_id || '-' || agent_transaction_id as name from payments`,
+    );
+    const names = new Map(rows.map(({ name }) => [upstreamNumber(name), name]));
+    return registry.map((row) => ({ ...row, externalId: names.get(row.externalId) ?? row.externalId }));
   }
   const numbers = registry.flatMap(({ externalId }) => (/^\d{1,18}$/.test(externalId) ? [externalId] : []));
   if (numbers.length === 0) return [...registry];

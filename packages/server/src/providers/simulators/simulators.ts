@@ -1,4 +1,5 @@
 /** Every protocol that there is a simulator of, by the name of its connector. */
+import { v20Words } from './agent-v20.js';
 import { describedWords } from './described.js';
 import { kaspiWords } from './kaspi.js';
 import { osmpWords } from './osmp.js';
@@ -12,6 +13,7 @@ type Maker = (variant: readonly string[]) => Words;
 const demoKey = 'replace-by-the-key-of-the-contract';
 
 export const simulators: ReadonlyMap<string, Maker> = new Map<string, Maker>([
+  ['agent-v20', () => v20Words],
   ['described', () => describedWords(demoKey)],
   [
     'kaspi',
