@@ -41,7 +41,8 @@ test.each(providers)(
     const { violations, figures } = await survive(new Lab(simulate.protocol), {
       ...{ processes: 2, kills: 10, eachFailPoint: 0, fates, providerDelayMs: 20, simulate },
     });
-    console.log(`${simulate.protocol}: ${JSON.stringify(figures)}`);
+    const told = violations.map(({ rule, object, found }) => `; ${rule}: ${object}: ${found}`).join('');
+    console.log(`${simulate.protocol}: ${JSON.stringify(figures)}${told}`);
     expect(violations.slice(0, 20)).toEqual([]);
     // The kills met payments on their way.
     expect(Number(figures.orphaned)).toBeGreaterThan(10);

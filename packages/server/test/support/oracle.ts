@@ -180,8 +180,10 @@ async function judgeBooks({ payments, owner, callers, fundsMinor }: Evidence): P
   const endless = new Set(
     payments.filter(({ fate }) => fate.code === null).map(({ agentId, id }) => `${agentId}-${id}`),
   );
+  // Where the question is a repeat, it is to be sent for a moment, and stands in the queue as one that proves nothing.
   const { rows: left } = await owner.query<{ name: string; what: string }>(
-    `select coalesce(p.agent_id || '-' || p.agent_transaction_id, 'no payment') as name, w.what
+    `select coalesce(p.agent_id || '-' || p.agent_transaction_id, 'no payment') as name,
+       case when w.what = 'send' and w.attempt_until = 'infinity' then 'inquire' else w.what end as what
      from waiting w left join payments p on p.id = w.payment_id and p.shard = w.shard
      union all
      select 'lease ' || id, 'payments ' || payment_ids::text from leases`,
