@@ -2,7 +2,6 @@
  * Settings: the environment's `TOLEM_*` variables, checked once and frozen. The table below is the only list of them;
  * `tolem config` prints it. A variable that is empty counts as absent.
  */
-
 import { randomBytes } from 'node:crypto';
 import {
   accessSync,

@@ -15,7 +15,8 @@ import { describedWords } from '../src/providers/simulators/described.js';
 import { type Simulator, startSimulator } from '../src/providers/simulators/simulator.js';
 import { demoAgent, openCentre, payRequest } from './support/centre.js';
 import { temporaryDirectory } from './support/database.js';
-import { type Manner, type Moment, startFaultProxy } from './support/fault-proxy.js';
+import { dials } from './support/dials.js';
+import { type Manner, type Moment, manners, moments, startFaultProxy } from './support/fault-proxy.js';
 
 const root = join(import.meta.dirname, '..');
 const readJson = (path: string) => JSON.parse(readFileSync(join(root, path), 'utf8'));
@@ -1109,30 +1110,6 @@ describe('against the biller', () => {
       );
     }
 
-    // account end, final code (null: the biller never says), executions
-    const dials: readonly (readonly [string, number | null, number])[] = [
-      ['1234', 0, 1],
-      ['0005', 5, 0],
-      ['0007', 7, 0],
-      ['0241', 241, 0],
-      ['0242', 242, 0],
-      ['0300', 300, 0],
-      ['0001', 0, 1],
-      ['0002', 300, 0],
-      ['0090', 0, 1],
-      ['0091', 0, 1],
-      ['0092', 0, 1],
-      ['0093', null, 0],
-      ['0094', 0, 1],
-      ['0095', 0, 1],
-      ['0096', null, 0],
-      ['0080', 0, 1],
-      ['0081', 0, 1],
-      ['0082', 0, 1],
-      ['0083', 0, 1],
-      ['0084', 0, 1],
-    ];
-
     it('every dial: executed once at the most, and no final code but the true one', async () => {
       await payThrough(biller.url);
       const ends = await Promise.all(
@@ -1150,17 +1127,14 @@ describe('against the biller', () => {
       await payThrough(biller.url, ({ pay }) => {
         pay.headers = { 'X-Note': '{{extras.note}}' };
       });
-      const availableOf = async () => (await centre.centre.useCases.balance(demoAgent)).availableMinor;
-      const before = await availableOf();
+      const before = await centre.available();
       const request = payRequest({ account: '7770011234' });
       expect(await centre.pay(request)).toMatchObject({ code: 7 });
       expect(await executions(`${demoAgent}-${request.agentTransactionId}`)).toEqual([]);
-      expect(await availableOf()).toBe(before);
+      expect(await centre.available()).toBe(before);
     });
 
     it('every cut of payments and inquiries: executed exactly once', async () => {
-      const moments: readonly Moment[] = ['asked', 'forwarded', 'answered', 'half'];
-      const manners: readonly Manner[] = ['close', 'reset', 'hang'];
       const cuts = new Map<string, { at: Moment; by: Manner }>();
       const cut = new Set<string>();
       const proxy = await startFaultProxy(biller.url, 0, {

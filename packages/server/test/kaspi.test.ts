@@ -10,7 +10,7 @@ import { type KaspiBiller, kaspiWords } from '../src/providers/simulators/kaspi.
 import { type Simulator, startSimulator } from '../src/providers/simulators/simulator.js';
 import { openCentre, payRequest } from './support/centre.js';
 import { temporaryDirectory } from './support/database.js';
-import { type FaultProxy, type Manner, type Moment, startFaultProxy } from './support/fault-proxy.js';
+import { type FaultProxy, manners, moments, startFaultProxy } from './support/fault-proxy.js';
 
 const order: Order = {
   externalId: '4-1795491977',
@@ -436,8 +436,6 @@ describe('through a centre and a bad network', () => {
 
   const isPay = (request: string) => request.includes('command=pay');
   const txnIdOf = (request: string) => /txn_id=(\d+)/.exec(request)?.[1] ?? '';
-  const moments: Moment[] = ['asked', 'forwarded', 'answered', 'half'];
-  const manners: Manner[] = ['close', 'reset', 'hang'];
 
   describe.each([
     { format: 'json', repeats: '3', settings: { alreadyPaid: 'ours' } },

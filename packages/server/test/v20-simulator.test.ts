@@ -8,7 +8,15 @@ import { type Simulator, startSimulator } from '../src/providers/simulators/simu
 import { upstreamNumber, v20Connector } from '../src/providers/v20-connector.js';
 import { demoAgent, openCentre, payRequest } from './support/centre.js';
 import { temporaryDirectory } from './support/database.js';
-import { type FaultProxy, type Manner, type Moment, startFaultProxy } from './support/fault-proxy.js';
+import { dials } from './support/dials.js';
+import {
+  type FaultProxy,
+  type Manner,
+  type Moment,
+  manners,
+  moments,
+  startFaultProxy,
+} from './support/fault-proxy.js';
 
 let simulator: Simulator;
 let dataDir: string;
@@ -100,38 +108,6 @@ describe('through a centre', () => {
     await centre.watch.refresh();
   }
 
-  // account end, final code (null: it is never told), executions
-  const dials: readonly (readonly [string, number | null, number])[] = [
-    ...([
-      ['1234', 0, 1],
-      ['0005', 5, 0],
-      ['0007', 7, 0],
-      ['0241', 241, 0],
-      ['0242', 242, 0],
-    ] as const),
-    ...([
-      ['0300', 300, 0],
-      ['0001', 0, 1],
-      ['0002', 300, 0],
-      ['0090', 0, 1],
-      ['0091', 0, 1],
-    ] as const),
-    ...([
-      ['0092', 0, 1],
-      ['0093', null, 0],
-      ['0094', 0, 1],
-      ['0095', 0, 1],
-      ['0096', null, 0],
-    ] as const),
-    ...([
-      ['0080', 0, 1],
-      ['0081', 0, 1],
-      ['0082', 0, 1],
-      ['0083', 0, 1],
-      ['0084', 0, 1],
-    ] as const),
-  ];
-
   it('every dial: executed once at the most, and no final code but the true one', async () => {
     await payThrough(simulator.url);
     const ends = await Promise.all(
@@ -145,8 +121,6 @@ describe('through a centre', () => {
   });
 
   it('every cut of a payment, and of the question after it: executed exactly once', async () => {
-    const moments: readonly Moment[] = ['asked', 'forwarded', 'answered', 'half'];
-    const manners: readonly Manner[] = ['close', 'reset', 'hang'];
     const cuts = new Map<string, { at: Moment; by: Manner }>();
     const given = new Map<string, number>();
     proxy.follow({

@@ -17,7 +17,7 @@ import { createSender } from '../src/providers/send.js';
 import { upstreamNumber, v20Connector } from '../src/providers/v20-connector.js';
 import { Crowd, everyFate, isFinal, type Payment, payBody } from './support/crowd.js';
 import { freshDatabase } from './support/database.js';
-import { type Moment, startFaultProxy, type Treatment } from './support/fault-proxy.js';
+import { moments, startFaultProxy, type Treatment } from './support/fault-proxy.js';
 import { judge, type Violation } from './support/oracle.js';
 import { brokenBuild, openScene, type Scene, type Server } from './support/processes.js';
 import { contractText } from './support/protocol.js';
@@ -556,7 +556,6 @@ describe('two centres chained', () => {
     });
   }, 180_000);
 
-  const moments: readonly Moment[] = ['asked', 'forwarded', 'answered', 'half'];
   const anyOf = <T>(all: readonly T[]) => all[Math.floor(Math.random() * all.length)]!;
 
   test('cuts between the centres, and both of them killed, leave one story', async () => {

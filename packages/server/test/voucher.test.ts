@@ -12,7 +12,7 @@ import { codeOf, voucherWords } from '../src/providers/simulators/voucher.js';
 import { voucherConnector } from '../src/providers/voucher-connector.js';
 import { demoAgent, openCentre, payRequest } from './support/centre.js';
 import { temporaryDirectory } from './support/database.js';
-import { type FaultProxy, type Manner, type Moment, startFaultProxy } from './support/fault-proxy.js';
+import { type FaultProxy, manners, moments, startFaultProxy } from './support/fault-proxy.js';
 
 const order: Order = {
   externalId: '4-1795491977',
@@ -343,8 +343,6 @@ describe('through a centre', () => {
   });
 
   it('cut in every way, one voucher is sold, and its code is told', async () => {
-    const moments: Moment[] = ['asked', 'forwarded', 'answered', 'half'];
-    const manners: Manner[] = ['close', 'reset', 'hang'];
     const cuts = moments.flatMap((at) => manners.map((by) => ({ at, by })));
     let ordered = 0;
     proxy.follow({

@@ -233,30 +233,26 @@ function addPaymentsCommands(program: Command, run: Run): void {
 
 /** Encrypted with the centre's key, and never with a new one: the centre could not read it. */
 function readGiven({ config }: Context, file: string): Given {
-  const parsed = givenShape.safeParse(jsonOf(readTextFile(file)));
-  if (!parsed.success)
+  const text = readTextFile(file);
+  let secrets: Given['secrets'];
+  try {
+    secrets = givenShape.parse(JSON.parse(text));
+  } catch {
     throw new Refusal(
       `The file ${file} is not a JSON object of texts; write it as {"code": "1234-5678"}, with the names that the provider uses.`,
     );
+  }
   const key = knownSecretKey(config);
   if (!key)
     throw new Refusal(
       "The centre's key is not here, and codes are only kept encrypted; set TOLEM_SECRET_KEY, or do this where the centre runs.",
     );
-  return { secrets: parsed.data, sealing: { seal: (text) => seal(key, text) } };
+  return { secrets, sealing: { seal: (text) => seal(key, text) } };
 }
 
 const givenShape = z
   .record(z.string().regex(/^[A-Za-z]\w{0,63}$/), z.string().min(1).max(500))
   .refine((given) => Object.keys(given).length > 0);
-
-function jsonOf(text: string): unknown {
-  try {
-    return JSON.parse(text);
-  } catch {
-    return null;
-  }
-}
 
 function addContradictionCommands(payments: Command, run: Run): void {
   const contradictions = payments

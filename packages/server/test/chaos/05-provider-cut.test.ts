@@ -10,6 +10,7 @@ import {
   type FaultProxy,
   type Manner,
   type Moment,
+  moments,
   type Plan,
   startFaultProxy,
 } from '../support/fault-proxy.js';
@@ -33,7 +34,6 @@ const anyOf = <T>(all: readonly T[]): T => all[Math.floor(Math.random() * all.le
 /** Mostly the connection ends, sometimes there is silence until the centre gives up. */
 const gone = (): Manner => (Math.random() < 0.8 ? 'close' : 'hang');
 const at = (moment: Moment) => (): Plan => ({ exchange: () => ({ cut: { at: moment, by: gone() } }) });
-const moments: readonly Moment[] = ['asked', 'forwarded', 'answered', 'half'];
 
 const cuts: readonly Cut[] = [
   { name: 'before connect', plan: null },

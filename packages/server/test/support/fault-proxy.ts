@@ -10,9 +10,11 @@ import { type AddressInfo, connect, createServer, type Socket } from 'node:net';
  * When a request is cut: read and not passed on; passed on, its answer not waited for; its answer here and not passed
  * on; half of the answer's body passed on.
  */
-export type Moment = 'asked' | 'forwarded' | 'answered' | 'half';
+export const moments = ['asked', 'forwarded', 'answered', 'half'] as const;
+export type Moment = (typeof moments)[number];
 /** FIN, RST, or nothing any more: the connection stays open and silent. */
-export type Manner = 'close' | 'reset' | 'hang';
+export const manners = ['close', 'reset', 'hang'] as const;
+export type Manner = (typeof manners)[number];
 
 export interface Treatment {
   readonly cut?: { readonly at: Moment; readonly by: Manner };

@@ -360,8 +360,7 @@ async function named(
     const { rows } = await owner.query<{ name: string }>(
       `select agent_id || '-' || agent_transaction_id as name from payments`,
     );
-    const names = new Map(rows.map(({ name }) => [upstreamNumber(name), name]));
-    return registry.map((row) => ({ ...row, externalId: names.get(row.externalId) ?? row.externalId }));
+    return renamed(registry, new Map(rows.map(({ name }) => [upstreamNumber(name), name])));
   }
   const numbers = registry.flatMap(({ externalId }) => (/^\d{1,18}$/.test(externalId) ? [externalId] : []));
   if (numbers.length === 0) return [...registry];
@@ -369,7 +368,10 @@ async function named(
     `select id, agent_id || '-' || agent_transaction_id as name from payments where id = any ($1::bigint[])`,
     [numbers],
   );
-  const names = new Map(rows.map(({ id, name }) => [String(id), name]));
+  return renamed(registry, new Map(rows.map(({ id, name }) => [String(id), name])));
+}
+
+function renamed(registry: readonly RegistryRow[], names: ReadonlyMap<string, string>): RegistryRow[] {
   return registry.map((row) => ({ ...row, externalId: names.get(row.externalId) ?? row.externalId }));
 }
 

@@ -33,7 +33,7 @@ function read({ method, path, headers, body }: Arrived): Asked | null {
   const externalId = literal(agentTransactionId);
   const amount = literal(amountTo);
   const isWhole = /^[1-9]\d{0,17}$/.test(externalId) && typeof agentTransactionDate === 'string';
-  const isPayable = kind === 'check' ? true : /^\d+\.\d\d$/.test(amount);
+  const isPayable = kind === 'check' || /^\d+\.\d\d$/.test(amount);
   if (!isWhole || !isPayable || typeof serviceId !== 'string' || typeof account !== 'string') return null;
   return { kind, externalId, service: serviceId, account, amount };
 }
